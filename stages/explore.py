@@ -1,0 +1,17 @@
+"""Stage: look at the data set: classes, durations, resolutions, a frame of each class."""
+
+from pathlib import Path
+
+from stages.common import run
+from twostream.clips import read_clips
+from twostream.explore import explore as explore_clips
+from twostream.params import Params
+
+
+def explore(params: Params) -> None:
+    """Write tables, charts and a contact sheet into metrics/explore/."""
+    explore_clips(read_clips("data/clips.csv"), Path("data/videos"), Path("metrics/explore"))
+
+
+if __name__ == "__main__":
+    run(explore)

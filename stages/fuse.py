@@ -1,0 +1,24 @@
+"""Stage: fuse the streams' scores of one split; the fusion is fitted on the validation clips alone."""
+
+from pathlib import Path
+
+from stages.common import run
+from twostream.clips import write_table
+from twostream.fusion import fit_fusion, weight_curve, write_fusion
+from twostream.params import Params
+from twostream.scores import align, read_scores, write_scores
+
+
+def fuse(params: Params, split: str) -> None:
+    """Write data/fused/split<n>.npz, models/fusion-<n>.json and the weight sweep metrics/fusion/split<n>.csv."""
+    settings = params.fusion
+    folder = Path(f"data/scores/split{split}")
+    streams = align({name: read_scores(folder / f"{name}.npz") for name in settings.streams})
+    fusion = fit_fusion(settings.method, streams, step=settings.step, c=settings.c, seed=params.seed)
+    write_scores(Path(f"data/fused/split{split}.npz"), fusion.apply(streams))
+    write_fusion(Path(f"models/fusion-{split}.json"), fusion)
+    write_table(weight_curve(fusion, streams, step=settings.step), f"metrics/fusion/split{split}.csv")
+
+
+if __name__ == "__main__":
+    run(fuse, "split")

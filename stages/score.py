@@ -1,0 +1,35 @@
+"""Stage: score the validation and test clips of one split with one trained stream."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.common import modality_of, run
+from twostream.clips import read_clips, read_split
+from twostream.data import list_examples
+from twostream.params import Params
+from twostream.scores import Scores, write_scores
+from twostream.scoring import TrainedStream, score_clips
+
+
+def score(params: Params, stream: str, split: str) -> None:
+    """Write data/scores/split<n>/<stream>.npz: the logits of every validation and test clip, the mean over its views."""
+    clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
+    folder = Path("data") / modality_of(params, stream)
+    examples = [
+        (subset, example) for subset in ("val", "test") for example in list_examples(clips, assignment, folder, subset)
+    ]
+    trained = TrainedStream(Path(f"models/{stream}-{split}"), params.runtime.accelerator)
+    logits = score_clips(trained, [example for _, example in examples], params.score, params.runtime)
+    scores = Scores(
+        clip_id=np.array([example.clip_id for _, example in examples]),
+        label=np.array([example.label for _, example in examples], np.int64),
+        classes=np.array(trained.config["classes"]),
+        subset=np.array([subset for subset, _ in examples]),
+        logits=logits,
+    )
+    write_scores(Path(f"data/scores/split{split}/{stream}.npz"), scores)
+
+
+if __name__ == "__main__":
+    run(score, "stream", "split")

@@ -1,0 +1,61 @@
+"""Shared fixtures: small real videos written through a codec, and a parameter set cut down to seconds."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def write_video(path: Path, frames: list[np.ndarray], rate: int = 25, codec: str | None = None) -> Path:
+    """Encode uint8 [H, W, 3] RGB frames; the container follows from the ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = codec or ("flv" if path.suffix == ".flv" else "mpeg4")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2, seed: int = 0) -> list[np.ndarray]:
+    """A smooth random texture that moves `step` pixels a frame to the right."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    wide = cv2.GaussianBlur(rng.integers(0, 256, (height, width + step * count, 3)).astype(np.uint8), (0, 0), 2)
+    wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
+    return [np.ascontiguousarray(wide[:, step * (count - i) : step * (count - i) + width]) for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def demo_values() -> dict:
+    """The demo profile as a plain mapping; copy it before changing anything."""
+    return yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())
+
+
+@pytest.fixture
+def tiny_values(demo_values: dict) -> dict:
+    """The demo profile cut down: 3 groups x 1 take x 9 classes, tiny inputs, one epoch."""
+    values = copy.deepcopy(demo_values)
+    values["dataset"]["demo"].update(groups=4, takes=1, frames=10, width=64, height=48)
+    values["dataset"]["val_fraction"] = 0.34
+    for stream in values["streams"].values():
+        stream.update(size=32, epochs=1, patience=1, batch_size=9)
+        stream["sampling"].update(frames=min(4, stream["sampling"]["frames"]))
+    values["score"].update(segments=2)
+    values["evaluate"].update(bootstrap=100)
+    values["report"].update(examples=2)
+    values["runtime"].update(workers=1)
+    return values

@@ -1,0 +1,111 @@
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from twostream.errors import UserError
+from twostream.params import load_params, parse_params
+
+ROOT = Path(__file__).parents[1]
+PROFILES = sorted(ROOT / "profiles" / name for name in os.listdir(ROOT / "profiles") if name.endswith(".yaml"))
+
+
+def _changed(values: dict, key: str, value: object) -> dict:
+    values = copy.deepcopy(values)
+    *path, last = key.split(".")
+    section = values
+    for part in path:
+        section = section[part]
+    section[last] = value
+    return values
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.name)
+def test_every_profile_is_valid(path):
+    load_params(path)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.name)
+def test_every_value_of_a_profile_says_what_it_does(path):
+    """The first time a key appears, it, or the mapping on its line, has a comment."""
+    explained, bare = set(), []
+    for line in path.read_text().splitlines():
+        key, colon, rest = line.strip().partition(":")
+        if not colon or key.startswith(("#", "-")):
+            continue
+        if "#" in rest:
+            explained.add(key)
+        elif rest.strip() and key not in explained:
+            bare.append(key)
+    assert not bare
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("flow.methd", "dis", ["flow.methd", "not a parameter", "'method'"]),
+        ("flow.method", "brox", ["flow.method", "'brox'", "'farneback', 'tvl1' or 'dis'"]),
+        ("streams.spatial.lr", "fast", ["streams.spatial.lr", "'fast'", "number"]),
+        ("streams.spatial.lr", -1.0, ["streams.spatial.lr", "-1.0", "greater than 0"]),
+        ("streams.spatial.lr", float("nan"), ["streams.spatial.lr", "finite"]),
+        ("streams.spatial.model", "resnet51", ["streams.spatial.model", "'resnet51'", "did you mean"]),
+        ("streams.spatial.epochs", 2.5, ["streams.spatial.epochs", "2.5", "integer"]),
+        ("dataset.splits", [], ["dataset.splits"]),
+        ("dataset.splits", [1, 1], ["dataset.splits", "once"]),
+        ("dataset.splits", [4], ["splits", "1, 2 and 3"]),
+        ("dataset.group_pattern", "(", ["dataset.group_pattern", "regular expression"]),
+        ("dataset.demo.width", 33, ["dataset.demo.width", "even"]),
+        ("fusion.streams", ["spatial", "depth"], ["fusion.streams", "'depth'", "temporal"]),
+        ("train.rgb", ["spatial", "fusion"], ["'fusion'", "rename"]),
+        ("train.flow", ["spatial"], ["'spatial'", "twice"]),
+        ("train.flow", ["motion"], ["'motion'", "not among streams"]),
+        ("streams.spatial.sampling", {"mode": "uniform", "segments": 1, "frames": 8, "stride": 2}, ["stride must be 1"]),
+        ("seed", True, ["seed", "True", "integer"]),
+        ("extra", 1, ["extra", "not a parameter"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(demo_values, key, value, words):
+    with pytest.raises(UserError) as caught:
+        parse_params(_changed(demo_values, key, value), "params.yaml")
+    message = str(caught.value)
+    assert message.startswith("params.yaml: ") and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_key_is_named(demo_values):
+    values = copy.deepcopy(demo_values)
+    del values["flow"]["bound"]
+    with pytest.raises(UserError, match=r"flow\.bound is missing"):
+        parse_params(values)
+
+
+def test_several_mistakes_are_counted(demo_values):
+    values = _changed(_changed(demo_values, "seed", -1), "flow.bound", 0)
+    with pytest.raises(UserError, match=r"\(and 1 more\)"):
+        parse_params(values)
+
+
+@pytest.mark.parametrize("text, words", [("", "mapping"), ("a: [", "not valid YAML"), ("- 1", "mapping")])
+def test_a_file_that_is_no_parameter_file_says_so(tmp_path, text, words):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_params(tmp_path / "p.yaml")
+
+
+def test_a_missing_file_says_where_to_get_one(tmp_path):
+    with pytest.raises(UserError, match="profiles"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path, demo_values):
+    """DVC reads YAML 1.2, where 1e-3 is a float; PyYAML by itself takes it for a string."""
+    text = yaml.safe_dump(_changed(demo_values, "streams.spatial.lr", 0.123)).replace("0.123", "1e-3")
+    (tmp_path / "p.yaml").write_text(text)
+    assert load_params(tmp_path / "p.yaml").streams["spatial"].lr == 0.001
+
+
+def test_the_parameters_in_force_are_those_of_a_profile():
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "profiles" / "demo.yaml").read_text()

@@ -1,0 +1,180 @@
+"""The packed clip file: one stored ZIP a clip and modality, a JPEG a frame, a JSON fingerprint as its comment."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from twostream.errors import UserError
+
+FORMAT = 1
+_REDUCE = {1: 0, 2: 1, 4: 2, 8: 3}
+_COLOUR = (cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_8)
+_GREY = (
+    cv2.IMREAD_GRAYSCALE,
+    cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    cv2.IMREAD_REDUCED_GRAYSCALE_8,
+)
+
+
+def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) at which a clip is stored: `short_side` at most, aspect kept, never enlarged.
+
+    Both are multiples of 8, the JPEG block: flow's x and y halves then share no block, and a decode at
+    half, quarter or eighth scale cuts between them exactly.
+    """
+    scale = min(1.0, short_side / min(width, height))
+    return max(8, round(width * scale / 8) * 8), max(8, round(height * scale / 8) * 8)
+
+
+def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, meta: dict[str, Any]) -> int:
+    """Write a clip file; frames stream through, so memory does not grow with the clip.
+
+    The same frames and meta give the same bytes: entries carry a fixed date and no attributes of this machine.
+
+    Args:
+        path: where the file goes; it appears complete or not at all.
+        frames: uint8 [H, W, 3] RGB frames, or uint8 [H, W, 2] flow codes (stored side by side as one grey image).
+        quality: JPEG quality, 1 to 100.
+        meta: JSON-able fingerprint; `format`, `frames`, `width`, `height` are added.
+
+    Returns:
+        The number of frames written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.part")
+    count, size = 0, (0, 0)
+    try:
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+            for frame in frames:
+                count += 1
+                size = frame.shape[:2]
+                entry = zipfile.ZipInfo(f"{count:05d}.jpg", date_time=(1980, 1, 1, 0, 0, 0))
+                entry.create_system, entry.external_attr = 3, 0o644 << 16
+                archive.writestr(entry, _encode(frame, quality))
+            meta = {"format": FORMAT, **meta, "frames": count, "width": size[1], "height": size[0]}
+            archive.comment = json.dumps(meta, sort_keys=True).encode()
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+class ClipReader:
+    """Random access to the frames of a clip file. A context manager; `meta` is the fingerprint it was written with.
+
+    Raises:
+        UserError: the file is missing, is not a clip file, or is damaged.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; run `dvc repro` to extract it again") from None
+        try:
+            self._entries, comment = _directory(self._file)
+            self.meta: dict[str, Any] = json.loads(comment)
+        except (ValueError, struct.error, KeyError) as error:
+            self._file.close()
+            raise self._damaged(error) from None
+        if self.meta.get("format") != FORMAT or self.meta.get("frames") != len(self._entries):
+            self._file.close()
+            raise self._damaged("its fingerprint does not fit its content")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> ClipReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, indices: Sequence[int] | np.ndarray, reduce: int = 1) -> np.ndarray:
+        """Decode some frames, each distinct one once.
+
+        Args:
+            indices: frame numbers from 0, any order, repeats allowed.
+            reduce: 1, 2, 4 or 8: decode at that part of the stored size, which is cheaper than decoding and shrinking.
+
+        Returns:
+            uint8 [T, H/reduce, W/reduce, 3] RGB frames, or [T, H/reduce, W/reduce, 2] flow codes.
+        """
+        wanted, inverse = np.unique(np.asarray(indices), return_inverse=True)
+        frames = [self._decode(int(i), reduce) for i in wanted]
+        return np.stack([frames[i] for i in inverse.ravel()])
+
+    def _decode(self, index: int, reduce: int) -> np.ndarray:
+        offset, size = self._entries[index]
+        self._file.seek(offset)
+        data = np.frombuffer(self._file.read(size), np.uint8)
+        flow = self.meta["modality"] == "flow"
+        image = cv2.imdecode(data, (_GREY if flow else _COLOUR)[_REDUCE[reduce]]) if len(data) == size else None
+        if image is None:
+            raise self._damaged(f"frame {index + 1} cannot be decoded")
+        if flow:
+            half = image.shape[1] // 2
+            return np.stack([image[:, :half], image[:, half:]], axis=-1)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _damaged(self, why: object) -> UserError:
+        return UserError(f"{self.path}: not a sound clip file ({why}); delete it and run `dvc repro`")
+
+
+def _encode(frame: np.ndarray, quality: int) -> bytes:
+    if frame.shape[2] == 2:
+        image = np.concatenate([frame[..., 0], frame[..., 1]], axis=1)
+    else:
+        image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def _directory(file: Any) -> tuple[list[tuple[int, int]], bytes]:
+    """Offset and size of every entry's data, and the comment, from the central directory.
+
+    `zipfile` builds an object an entry, which costs more than decoding a few frames; our entries are stored, without
+    extra fields, in order, so offsets follow from the directory alone (30 bytes of local header plus the name).
+    """
+    end = file.seek(0, os.SEEK_END)
+    tail_start = max(0, end - 65557)  # 22 bytes and the longest comment
+    file.seek(tail_start)
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0:
+        raise ValueError("no ZIP directory, probably cut short")
+    count, size, start, comment_size = struct.unpack_from("<HIIH", tail, at + 10)
+    comment = tail[at + 22 : at + 22 + comment_size]
+    if count == 0xFFFF or start == 0xFFFFFFFF:  # ZIP64: rare, very long clips
+        return _directory_zip64(file, comment)
+    file.seek(start)
+    data = file.read(size)
+    entries, position = [], 0
+    for _ in range(count):
+        method, length, name_size, extra, note, offset = struct.unpack_from("<10xH12xIHHH8xI", data, position)[:6]
+        if method != 0:
+            raise ValueError("a compressed entry")
+        entries.append((offset + 30 + name_size, length))
+        position += 46 + name_size + extra + note
+    return entries, comment
+
+
+def _directory_zip64(file: Any, comment: bytes) -> tuple[list[tuple[int, int]], bytes]:
+    with zipfile.ZipFile(file) as archive:
+        entries = []
+        for info in archive.infolist():
+            file.seek(info.header_offset + 26)
+            name_size, extra_size = struct.unpack("<HH", file.read(4))
+            entries.append((info.header_offset + 30 + name_size + extra_size, info.file_size))
+        return entries, archive.comment or comment

@@ -1,0 +1,23 @@
+"""Dense inverse search flow (Kroeger, Timofte, Dai & Van Gool 2016), OpenCV's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+
+if TYPE_CHECKING:
+    from twostream.flow import Solver
+    from twostream.params import Dis
+
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+def solver(settings: Dis) -> Solver:
+    """A solver of two uint8 [H, W] images, 16 pixels a side at least, to float32 [H, W, 2] pixels."""
+    engine = cv2.DISOpticalFlow_create(_PRESETS[settings.preset])
+    return lambda first, second: engine.calc(first, second, None)

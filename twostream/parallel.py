@@ -1,0 +1,71 @@
+"""Work spread over processes, with a progress bar, by joblib: local processes, or Dask, Ray or Spark as its backend."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def unordered(
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str, unit: str = "clip"
+) -> Iterator[Result]:
+    """Yield `work(item)` for all items as they finish, with a bar of rate and time left.
+
+    Args:
+        work: a picklable function; an exception in it ends the whole run.
+        items: start with the largest, so that no worker is left alone at the end.
+        workers: processes; 0 means one a core.
+        what: name of the bar.
+    """
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    workers = min(workers or cores(), max(1, len(items)))
+    # In a log file every refresh is a line.
+    with tqdm(total=len(items), desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 10) as bar:
+        if workers == 1:
+            results = map(work, items)
+        else:
+            jobs = (delayed(_in_worker)(work, item, os.getpid()) for item in items)
+            results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(jobs)
+        for result in results:
+            bar.update()
+            yield result
+
+
+def cores() -> int:
+    """Cores that this process may use, which in a container or a batch job can be fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def exit_with_parent() -> None:
+    """End this process soon after its parent is gone, so that a killed run leaves nobody behind who still writes."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+
+
+_watching = False
+
+
+def _in_worker(work: Callable[[Item], Result], item: Item, main: int) -> Result:
+    global _watching
+    if not _watching and os.getppid() == main:  # not so on other backends than local processes
+        exit_with_parent()
+        _watching = True
+    return work(item)

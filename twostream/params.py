@@ -1,0 +1,321 @@
+"""The parameters: one typed schema for every section of `params.yaml`, checked before any work starts."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from twostream.errors import UserError
+from twostream.models.names import check_model_name
+
+RESERVED = ("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run")  # keys of metrics and tables
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A mapping that knows all its keys; every key is given in the file, so that nothing in force is hidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Demo(Section):
+    """The generated data set: `groups` actor-and-place pairs, each filmed `takes` times in every class."""
+
+    groups: int = Field(ge=3, le=200)
+    takes: int = Field(ge=1, le=50)
+    frames: int = Field(ge=4, le=1000)
+    width: int = Field(ge=32, le=640)
+    height: int = Field(ge=32, le=480)
+
+    @field_validator("width", "height")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("must be even: the video codec stores colour at half resolution")
+        return value
+
+
+class Dataset(Section):
+    name: Literal["demo", "folder", "hmdb51", "ucf101"]
+    source: str = Field(min_length=1)
+    splits: list[Annotated[int, Field(ge=1, le=100)]] = Field(min_length=1)
+    val_fraction: float = Field(ge=0.01, le=0.5)
+    test_fraction: float = Field(ge=0.05, le=0.5)
+    table: str
+    group_pattern: str
+    allow_missing: bool
+    max_unreadable: int = Field(ge=0)
+    demo: Demo
+
+    @field_validator("splits")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("each split can be listed once")
+        return value
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _official_splits(self) -> Dataset:
+        if self.name in ("demo", "hmdb51", "ucf101") and max(self.splits) > 3:
+            raise ValueError(f"splits: {self.name} has the official splits 1, 2 and 3")
+        return self
+
+
+class Rgb(Section):
+    short_side: int = Field(ge=16, le=2160)
+    jpeg_quality: int = Field(ge=1, le=100)
+
+
+class Farneback(Section):
+    pyr_scale: float = Field(gt=0, lt=1)
+    levels: int = Field(ge=1, le=20)
+    winsize: int = Field(ge=2, le=101)
+    iterations: int = Field(ge=1, le=100)
+    poly_n: Literal[5, 7]
+    poly_sigma: float = Field(gt=0, le=10)
+
+
+class Tvl1(Section):
+    # OpenCV takes a pyramid step of at most 1 and fails inside on 1, hence lt=1 here and above.
+    tau: float = Field(gt=0, le=0.25)
+    lambda_: float = Field(gt=0, le=10, alias="lambda")
+    theta: float = Field(gt=0, le=10)
+    scales: int = Field(ge=1, le=20)
+    scale_step: float = Field(gt=0, lt=1)
+    warps: int = Field(ge=1, le=50)
+    epsilon: float = Field(gt=0, le=1)
+    inner_iterations: int = Field(ge=1, le=500)
+    outer_iterations: int = Field(ge=1, le=500)
+    median_filtering: Literal[1, 3, 5]
+
+
+class Dis(Section):
+    preset: Literal["ultrafast", "fast", "medium"]
+
+
+class Flow(Section):
+    method: Literal["farneback", "tvl1", "dis"]
+    short_side: int = Field(ge=16, le=2160)
+    frames: int = Field(ge=0, le=10000)
+    bound: float = Field(gt=0, le=1000)
+    jpeg_quality: int = Field(ge=1, le=100)
+    farneback: Farneback
+    tvl1: Tvl1
+    dis: Dis
+
+    @field_validator("frames")
+    @classmethod
+    def _a_pair(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one frame has no flow: use 0 for every frame of the clip, or 2 and more")
+        return value
+
+
+class Sampling(Section):
+    mode: Literal["segments", "uniform"]
+    segments: int = Field(ge=1, le=64)
+    frames: int = Field(ge=1, le=256)
+    stride: int = Field(ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _uniform_has_no_stride(self) -> Sampling:
+        if self.mode == "uniform" and self.stride != 1:
+            raise ValueError("mode uniform spreads its frames over the whole clip: stride must be 1")
+        return self
+
+
+class Augment(Section):
+    scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1)
+    flip: bool
+    jitter: float = Field(ge=0, lt=1)
+
+
+class Stream(Section):
+    model: str
+    weights: str = Field(min_length=1)
+    size: int = Field(ge=16, le=1024)
+    dropout: float = Field(ge=0, lt=1)
+    sampling: Sampling
+    augment: Augment
+    epochs: int = Field(ge=1, le=10000)
+    patience: int = Field(ge=1, le=10000)
+    batch_size: int = Field(ge=1, le=4096)
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: float = Field(gt=0, le=10)
+    weight_decay: float = Field(ge=0, le=1)
+    schedule: Literal["constant", "cosine"]
+    warmup_epochs: int = Field(ge=0, le=1000)
+    label_smoothing: float = Field(ge=0, lt=1)
+    clip_grad: float = Field(ge=0, le=1000)
+
+
+class Train(Section):
+    rgb: list[Name] = Field(min_length=1)
+    flow: list[Name] = Field(min_length=1)
+    precision: Literal["auto", "32", "bf16", "16"]
+
+
+class Score(Section):
+    segments: int = Field(ge=1, le=100)
+    crops: Literal[1, 3, 5]
+    flip: bool
+
+
+class Fusion(Section):
+    method: Literal["average", "weighted", "logreg", "svm"]
+    streams: list[Name] = Field(min_length=2, max_length=6)
+    step: float = Field(gt=0, le=0.5)
+    c: float = Field(gt=0, le=1e6)
+
+    @field_validator("streams")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("each stream can be listed once")
+        return value
+
+
+class Evaluate(Section):
+    bootstrap: int = Field(ge=100, le=1_000_000)
+    confidence: float = Field(gt=0.5, lt=1)
+
+
+class Report(Section):
+    examples: int = Field(ge=0, le=100)
+
+
+class Runtime(Section):
+    workers: int = Field(ge=0, le=1024)
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: int = Field(ge=0, le=1024)
+
+
+class Params(Section):
+    """Everything in `params.yaml`. Build one with :func:`load_params`."""
+
+    seed: int = Field(ge=0, le=2**31 - 1)
+    dataset: Dataset
+    rgb: Rgb
+    flow: Flow
+    train: Train
+    streams: dict[Name, Stream]
+    score: Score
+    fusion: Fusion
+    evaluate: Evaluate
+    report: Report
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Params:
+        trained = [*self.train.rgb, *self.train.flow]
+        for name in trained:
+            if name in RESERVED:
+                raise ValueError(f"train: '{name}' cannot name a stream, it is a key of the metrics; rename the stream")
+            if trained.count(name) > 1:
+                raise ValueError(f"train: stream '{name}' is listed twice; a stream has one modality")
+            if name not in self.streams:
+                raise ValueError(f"train: '{name}' is not among streams ({', '.join(self.streams)})")
+        for name in self.fusion.streams:
+            if name not in trained:
+                raise ValueError(f"fusion.streams: '{name}' is not trained; choose from {', '.join(trained)}")
+        for name in trained:
+            stream = self.streams[name]
+            try:
+                check_model_name(stream.model, self.modality(name))
+            except ValueError as error:
+                raise ValueError(f"streams.{name}.model: {error}") from None
+        return self
+
+    def modality(self, stream: str) -> Literal["rgb", "flow"]:
+        """The modality that a trained stream reads."""
+        return "flow" if stream in self.train.flow else "rgb"
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or holds an unknown key, a wrong type or an impossible value.
+            The message is one line that names the file, the key, the value and what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)}); copy one of profiles/*.yaml there") from None
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must be a mapping of sections; copy one of profiles/*.yaml there")
+    return parse_params(data, str(path))
+
+
+def parse_params(data: dict[str, Any], where: str = "parameters") -> Params:
+    """Check an already loaded mapping; `where` stands in the error message. Raises as :func:`load_params`."""
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_line(error, data)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats, as DVC reads and writes them: to PyYAML alone, 1e-3 is a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _first_line(error: ValidationError, data: dict[str, Any]) -> str:
+    problems = error.errors()
+    lines = [_line(problem, data) for problem in problems]
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return lines[0] + more
+
+
+def _line(problem: dict[str, Any], data: dict[str, Any]) -> str:
+    loc = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in loc)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"allowed here: {', '.join(known)}"
+        return f"{key} is not a parameter; {hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; take it from one of profiles/*.yaml"
+    if problem["type"] == "value_error" and len(loc) < 2:
+        return message  # a rule over several keys names them itself
+    message = message.replace("Input should be", "must be")
+    return f"{key}: {problem['input']!r} - {message}"
+
+
+def _known_keys(loc: list[Any]) -> list[str]:
+    model: Any = Params
+    for part in loc:
+        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            model = field.annotation
+        elif field is None and model is Params or part in getattr(model, "model_fields", {}):
+            model = Stream  # streams.<name>
+    return [f.alias or n for n, f in model.model_fields.items()]

@@ -1,0 +1,302 @@
+"""Training one stream: Lightning's loop with the best epoch on validation, curves, and resumption after the last epoch.
+
+A killed run goes on after its last finished epoch and ends with the same bytes as an undisturbed one, because nothing
+random outlives an epoch: views and order follow from (seed, epoch), and the generator of dropout is seeded anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch.nn import functional
+
+import twostream
+from twostream.cache import FileCache, code_digest, digest_of, key_of
+from twostream.clipstore import ClipReader
+from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
+from twostream.models import create_model
+from twostream.params import Runtime, Stream
+from twostream.parallel import cores
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one training run is: the stream, its data and everything else that its result follows from."""
+
+    name: str
+    modality: str
+    stream: Stream
+    classes: list[str]
+    train: list[Example]
+    val: list[Example]
+    seed: int
+    precision: str
+
+
+def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path, curves_dir: Path) -> None:
+    """Train a stream and write its model folder and its DVCLive curves.
+
+    Args:
+        task: what to train on what.
+        cache: keeps the state after each epoch until the run is finished, and the finished weights.
+        model_dir: gets `model.pt` (weights of the best epoch), `config.json` (all that prediction needs) and
+            `history.json` (loss and top-1 of every epoch).
+        curves_dir: gets DVCLive's `metrics.json` and `plots/`.
+    """
+    pl.seed_everything(task.seed, verbose=False)
+    precision = _precision(task.precision, runtime.accelerator)
+    key = _key(task, precision)
+    state_dir = cache.root / "training" / key
+    weights, history = model_dir / "model.pt", model_dir / "history.json"
+    model_dir.mkdir(parents=True, exist_ok=True)
+    if cache.serve(f"{key}-model", weights) and cache.serve(f"{key}-history", history):
+        print(f"{task.name}: finished before, nothing to train", flush=True)
+        _write_config(task, create_model_for(task), model_dir)
+        Curves(curves_dir).show(json.loads(history.read_text()))
+        return
+    module = _Module(task)
+    curves = Curves(curves_dir)
+    progress = _Progress(task.stream, state_dir / "last.ckpt", curves)
+    _fit(task, module, progress, runtime, precision)
+    if not progress.is_main:
+        return
+    best = progress.best()
+    print(f"{task.name}: best of {len(progress.history)} epochs is {best['epoch']}, {best['val_top1']:.1%} on validation")
+    cache.make(f"{key}-model", weights, lambda path: path.write_bytes(_weights_bytes(progress.best_weights)))
+    cache.make(f"{key}-history", history, lambda path: path.write_text(json.dumps(progress.history, indent=1) + "\n"))
+    _write_config(task, module.model, model_dir)
+    shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def create_model_for(task: Task) -> torch.nn.Module:
+    """The task's network with its starting weights, drawn from the global seed where there are none."""
+    stream = task.stream
+    return create_model(
+        stream.model,
+        modality=task.modality,
+        classes=len(task.classes),
+        frames=stream.sampling.frames,
+        dropout=stream.dropout,
+        weights=stream.weights,
+        input_size=stream.size,
+    )
+
+
+class Curves:
+    """The training curves on disk, as DVCLive writes them: one step an epoch."""
+
+    def __init__(self, folder: Path):
+        from dvclive import Live
+
+        self._live = Live(str(folder), dvcyaml=False, save_dvc_exp=False, report=None, monitor_system=False)
+
+    def show(self, history: list[dict[str, Any]]) -> None:
+        """Write the epochs of a history that are not yet written."""
+        for row in history[self._live.step :]:
+            for name in ("train_loss", "train_top1", "val_loss", "val_top1"):
+                subset, metric = name.split("_")
+                self._live.log_metric(f"{subset}/{metric}", row[name])
+            self._live.next_step()
+
+
+class _Module(pl.LightningModule):
+    """Cross-entropy on the mean logits over segments; the learning rate warms up, then stays or follows a cosine."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+        self.model = create_model_for(task)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        return self._step(batch, "train", self.task.stream.label_smoothing)
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
+        self._step(batch, "val", 0.0)
+
+    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], subset: str, smoothing: float) -> torch.Tensor:
+        views, labels = batch
+        logits = self.model(normalise(views, **self.model.normalisation))  # [N, classes]
+        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        values = {f"{subset}_loss": loss, f"{subset}_top1": (logits.argmax(1) == labels).float().mean()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.task.seed * 1_000_003 + self.current_epoch)  # dropout resumes as it would have gone on
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        stream = self.task.stream
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        momentum = {"momentum": 0.9, "nesterov": True} if stream.optimizer == "sgd" else {}
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = kinds[stream.optimizer](parameters, lr=stream.lr, weight_decay=stream.weight_decay, **momentum)
+        steps = max(1, int(self.trainer.estimated_stepping_batches) // stream.epochs)
+        warmup, total = stream.warmup_epochs * steps, stream.epochs * steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            if stream.schedule == "constant":
+                return 1.0
+            done = (step - warmup) / max(1, total - warmup)
+            return 0.5 * (1.0 + torch.cos(torch.tensor(min(1.0, done) * torch.pi)).item())
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Progress(Checkpoint):
+    """After each epoch: keep the best weights, write the state to resume from, draw the curves, stop when it is time.
+
+    A Checkpoint, since Lightning calls those after all other callbacks of an epoch's end.
+    """
+
+    def __init__(self, stream: Stream, path: Path, curves: Curves):
+        self.stream, self.path, self.curves = stream, path, curves
+        self.history: list[dict[str, Any]] = []
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.is_main = True
+
+    def best(self) -> dict[str, Any]:
+        """The epoch with the best validation top-1; of several, the one with the smaller loss."""
+        return max(self.history, key=lambda row: (row["val_top1"], -row["val_loss"], -row["epoch"]))
+
+    def finished(self) -> bool:
+        epochs = len(self.history)
+        return bool(epochs) and (
+            epochs >= self.stream.epochs or epochs - self.best()["epoch"] >= self.stream.patience
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        values = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch + 1, **values})
+        if self.best() is self.history[-1]:
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in module.model.state_dict().items()}
+        trainer.should_stop = self.finished()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".part")
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            os.replace(beside, self.path)
+            self.curves.show(self.history)
+            row = self.history[-1]
+            print(
+                f"epoch {row['epoch']}/{self.stream.epochs}: train loss {row['train_loss']:.3f}, top-1 "
+                f"{row['train_top1']:.1%}; validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.1%}",
+                flush=True,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best_weights": self.best_weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.best_weights = state["history"], state["best_weights"]
+
+
+def _fit(task: Task, module: _Module, progress: _Progress, runtime: Runtime, precision: str) -> None:
+    stream = task.stream
+    resume = None
+    if progress.path.is_file():
+        state = torch.load(progress.path, map_location="cpu", weights_only=True)
+        progress.load_state_dict(state["callbacks"][progress.state_key])
+        progress.curves.show(progress.history)
+        print(f"{task.name}: going on after epoch {len(progress.history)}", flush=True)
+        if progress.finished():
+            return
+        resume = str(progress.path)
+    workers = runtime.workers or cores()
+    sampler = EpochSampler(len(task.train), task.seed)
+    views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed)
+    train = make_loader(views, stream.batch_size, workers, sampler)
+    val = make_loader(ValidationViews(task.val, stream.sampling, stream.size), stream.batch_size, workers)
+    trainer = pl.Trainer(
+        max_epochs=stream.epochs,
+        accelerator=runtime.accelerator,
+        devices=_devices(runtime),
+        precision=precision,
+        deterministic="warn",
+        gradient_clip_val=stream.clip_grad or None,
+        callbacks=[progress],
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        logger=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
+    progress.is_main = trainer.is_global_zero
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    if wanted != "auto":
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _devices(runtime: Runtime) -> int | str:
+    if runtime.accelerator == "cpu" or not torch.cuda.is_available():
+        return 1
+    return runtime.devices or "auto"
+
+
+def _key(task: Task, precision: str) -> str:
+    """What the result follows from: parameters, data, code and the machine's kind of arithmetic."""
+    package = Path(twostream.__file__).parent
+    files = ["training.py", "data.py", "sampling.py", "transforms.py", "clipstore.py", "flow/encoding.py"]
+    files += [f"models/{name}" for name in sorted(os.listdir(package / "models")) if name.endswith(".py")]
+    weights = task.stream.weights
+    return key_of(
+        stream=task.stream.model_dump(),
+        classes=task.classes,
+        seed=task.seed,
+        precision=precision,
+        cuda=torch.cuda.is_available(),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        weights=digest_of(weights) if os.path.isfile(weights) else weights,
+        code=code_digest(*(package / file for file in files)),
+        train=[_fingerprint(example) for example in task.train],
+        val=[_fingerprint(example) for example in task.val],
+    )
+
+
+def _fingerprint(example: Example) -> list[Any]:
+    with ClipReader(example.path) as clip:
+        return [example.clip_id, example.label, clip.meta]
+
+
+def _write_config(task: Task, model: torch.nn.Module, model_dir: Path) -> None:
+    with ClipReader(task.train[0].path) as clip:
+        extraction = clip.meta["settings"]
+    config = {
+        "stream": task.name,
+        "modality": task.modality,
+        "model": task.stream.model,
+        "classes": task.classes,
+        "size": task.stream.size,
+        "dropout": task.stream.dropout,
+        "sampling": task.stream.sampling.model_dump(),
+        "normalisation": model.normalisation,
+        "extraction": extraction,
+    }
+    beside = model_dir / ".config.part"
+    beside.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, model_dir / "config.json")
+
+
+def _weights_bytes(weights: dict[str, torch.Tensor]) -> bytes:
+    # Saved to memory first: the archive that torch.save writes to a file holds that file's name.
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    return buffer.getvalue()
