@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,8 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
             `history.json` (loss and top-1 of every epoch).
         curves_dir: gets DVCLive's `metrics.json` and `plots/`.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # its own use of torch
     pl.seed_everything(task.seed, verbose=False)
     precision = _precision(task.precision, runtime.accelerator)
     key = _key(task, precision)
@@ -65,7 +70,7 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         return
     module = _Module(task)
     curves = Curves(curves_dir)
-    progress = _Progress(task.stream, state_dir / "last.ckpt", curves)
+    progress = _Progress(task.stream, len(task.val), state_dir / "last.ckpt", curves)
     _fit(task, module, progress, runtime, precision)
     if not progress.is_main:
         return
@@ -89,6 +94,26 @@ def create_model_for(task: Task) -> torch.nn.Module:
         weights=stream.weights,
         input_size=stream.size,
     )
+
+
+def best_epoch(history: list[dict[str, Any]], clips: int) -> dict[str, Any]:
+    """The epoch to keep: the smallest validation loss among those about as accurate as the most accurate.
+
+    On a hundred validation clips the best top-1 is luck as much as skill; the loss, which also sees how sure the network
+    was, tells apart what top-1 cannot. So an epoch counts if its top-1 is within one standard error of the best so far,
+    and the last one to lower the loss of those is kept. The rule looks back only, so it can be followed while training.
+
+    Args:
+        history: epochs in order, each with `val_top1` and `val_loss`; not empty.
+        clips: number of validation clips.
+    """
+    kept, top = history[0], 0.0
+    for row in history:
+        top = max(top, row["val_top1"])
+        floor = top - math.sqrt(top * (1 - top) / clips)
+        if row["val_top1"] >= floor and (row["val_loss"] < kept["val_loss"] or kept["val_top1"] < floor):
+            kept = row
+    return kept
 
 
 class Curves:
@@ -148,7 +173,7 @@ class _Module(pl.LightningModule):
             if stream.schedule == "constant":
                 return 1.0
             done = (step - warmup) / max(1, total - warmup)
-            return 0.5 * (1.0 + torch.cos(torch.tensor(min(1.0, done) * torch.pi)).item())
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -160,15 +185,15 @@ class _Progress(Checkpoint):
     A Checkpoint, since Lightning calls those after all other callbacks of an epoch's end.
     """
 
-    def __init__(self, stream: Stream, path: Path, curves: Curves):
-        self.stream, self.path, self.curves = stream, path, curves
+    def __init__(self, stream: Stream, val_clips: int, path: Path, curves: Curves):
+        self.stream, self.val_clips, self.path, self.curves = stream, val_clips, path, curves
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self.is_main = True
 
     def best(self) -> dict[str, Any]:
-        """The epoch with the best validation top-1; of several, the one with the smaller loss."""
-        return max(self.history, key=lambda row: (row["val_top1"], -row["val_loss"], -row["epoch"]))
+        """The epoch whose weights are kept, see :func:`best_epoch`."""
+        return best_epoch(self.history, self.val_clips)
 
     def finished(self) -> bool:
         epochs = len(self.history)
@@ -184,7 +209,7 @@ class _Progress(Checkpoint):
         trainer.should_stop = self.finished()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".part")
-        trainer.save_checkpoint(beside)
+        trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
             os.replace(beside, self.path)
             self.curves.show(self.history)

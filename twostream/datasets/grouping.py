@@ -1,0 +1,152 @@
+"""Which clips were cut from one source, told from their names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from twostream.errors import UserError
+
+# Words that programs and people put in any clip's name; they tell nothing of where it comes from.
+GENERIC = frozenset(
+    """
+    action cam camera channel clip cut dsc dscn example file fragment frame gopr img mov movie mvi part piece pt
+    rec record recording rep sample scene seg segment seq sequence shot subclip take test train trial v ver
+    version vid video
+    """.split()  # noqa: SIM905 - a list of words reads as one
+)
+COUNTERS = frozenset(
+    """
+    c clip copy cut n no nr num number p part piece pt rep repetition s seg segment shot t take trial v ver
+    version
+    """.split()  # noqa: SIM905 - a list of words reads as one
+)
+
+_COPY_MARK = re.compile(r"(?:\s*\(\d+\)|[\s_-]+copy(?:[\s_-]*\d+)?)\s*$", re.IGNORECASE)
+
+# In a class of five clips or more, a word that four in five share is how the class was numbered, not a source.
+SCHEME_CLIPS = 5
+SCHEME_PART = 0.8
+
+
+def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
+    """The group of each clip at `<class>/<file>`: what `pattern` finds in the file name (its first group, if any).
+
+    Raises:
+        UserError: names in which the pattern finds nothing.
+    """
+    search = re.compile(pattern).search
+    found = [search(PurePosixPath(path).name) for path in paths]
+    groups = [match[1 if match.re.groups else 0] if match else None for match in found]
+    without = [path for path, group in zip(paths, groups, strict=True) if not group]
+    if without:
+        raise UserError(
+            f"dataset.group_pattern: {pattern!r} finds no group in {without[0]!r}"
+            f"{f' and {len(without) - 1} other names' if len(without) > 1 else ''}; it must find one in every file name"
+        )
+    return groups
+
+
+def groups_by_name(paths: Sequence[str]) -> list[str]:
+    """The group of each clip at `<class>/<file>`, from names that differ only in a counter at their end.
+
+    A name is read as words and numbers, whatever stands between them and in whatever case. Taken off its end are marks
+    of a copy (`(1)`, `copy`), then one counter: a number (`_12`, `game12`), a number with a counting word or letter
+    (`part 2`, `c04`), or a pair of six-digit times. The class's own name is taken out wherever it stands, so that
+    `anna_run_1` and `anna_walk_2` agree. What is left is the source:
+
+    - a word of three letters that is not generic, or any word with a number (`anna`, `cam2`, `video_12`): a source for
+      clips of all classes;
+    - something less, as `s03`, or a number beside the class (`Run_11_3` is take 3 of `Run_11`): a source within its
+      class;
+    - nothing, a bare generic word or a letter (`clip_01`, `001`, `v1`, `run_3`): no source; the clip is a group of its
+      own.
+
+    Where that is too much (clips that are not related share a name) validation and test sets are coarser than they
+    might be; where it is too little they leak. Hence the benefit of the doubt goes to sharing; `dataset.group_pattern`
+    or a table says it for certain.
+
+    One word that four in five clips of a class share, where it has five clips or more and the name holds nothing else
+    (`fi001`, `fi002`, ...), is a way of numbering and no source either. Group names are lower-case words joined by `_`,
+    with `<class>/` in front within a class; that of a clip on its own is its path.
+    """
+    sources = [_source(path) for path in paths]
+    sharing: dict[tuple[str, str], int] = defaultdict(int)
+    sizes: dict[str, int] = defaultdict(int)
+    for path, source in zip(paths, sources, strict=True):
+        sizes[_class(path)] += 1
+        sharing[_class(path), source] += 1
+    schemes = {
+        source
+        for (name, source), count in sharing.items()
+        if sizes[name] >= SCHEME_CLIPS and count >= SCHEME_PART * sizes[name] and source.isalpha()
+    }
+    return [
+        path if not source or source in schemes else source if _is_specific(source) else f"{_class(path)}/{source}"
+        for path, source in zip(paths, sources, strict=True)
+    ]
+
+
+def _class(path: str) -> str:
+    return PurePosixPath(path).parts[0]
+
+
+def _source(path: str) -> str:
+    """What the name says of the clip's source, as words joined by `_`; empty if nothing."""
+    words = _words(_without_copy_mark(PurePosixPath(path).stem))
+    own = "".join(_words(_class(path)))
+    rest = _without_class(_without_counter(words), own)
+    numbered = any(character.isdigit() for word in rest for character in word)
+    named = any(len(_letters(word)) > 1 and _letters(word) not in GENERIC for word in rest)
+    if not named and not numbered:
+        return ""
+    if named or rest != _without_class(words, own):
+        return "_".join(rest)
+    return ""  # a number or generic name from which nothing was taken off: 00123, img2040
+
+
+def _words(name: str) -> list[str]:
+    """Words (letters with the digits that follow them) and numbers, folded so that case and width do not count."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.findall(r"[^\W\d_]+\d*|\d+", folded)
+
+
+def _letters(word: str) -> str:
+    return word.rstrip("0123456789")
+
+
+def _without_copy_mark(name: str) -> str:
+    while (shorter := _COPY_MARK.sub("", name)) != name and shorter:
+        name = shorter
+    return name
+
+
+def _without_counter(words: list[str]) -> list[str]:
+    if not words:
+        return words
+    *front, last = words
+    if last.isdigit():
+        if len(last) == 6 and len(front) > 1 and front[-1].isdigit() and len(front[-1]) == 6:
+            return front[:-1]  # start and end in seconds or frames, as Kinetics names its clips
+        return front[:-1] if front and front[-1] in COUNTERS else front
+    letters = _letters(last)
+    if letters == last:
+        return words
+    return front if letters in COUNTERS or len(letters) == 1 else [*front, letters]
+
+
+def _without_class(words: list[str], own: str) -> list[str]:
+    for start in range(len(words)):
+        for end in range(start + 1, len(words) + 1):
+            if own and "".join(words[start:end]) == own:
+                return [*words[:start], *words[end:]]
+    return words
+
+
+def _is_specific(source: str) -> bool:
+    words = [word for word in source.split("_") if len(_letters(word)) > 1]
+    numbered = any(character.isdigit() for character in source)
+    return any(len(_letters(word)) > 2 and _letters(word) not in GENERIC for word in words) or bool(words) and numbered
