@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,22 +105,23 @@ def read_scoring_views(clip: ClipReader, sampling: Sampling, score: Score, size:
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) over all clips, shuffled by (seed, epoch); each of several processes gets its share."""
+    """Yields (epoch, index) over all clips, shuffled by (seed, epoch); each of several processes gets its share.
 
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed, self.epoch = count, seed, 0
+    `epoch` is asked whenever an epoch starts: Lightning's `set_epoch` says the epoch before, after a resumption.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, count: int, seed: int, epoch: Callable[[], int]):
+        self.count, self.seed, self.epoch = count, seed, epoch
 
     def __len__(self) -> int:
         return -(-self.count // _world()[1])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world = _world()
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        epoch = self.epoch()
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         order = np.resize(order, len(self) * world)  # every process gets the same number: the first ones repeat
-        return iter([(self.epoch, int(index)) for index in order[rank::world]])
+        return iter([(epoch, int(index)) for index in order[rank::world]])
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:

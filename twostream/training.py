@@ -1,7 +1,7 @@
 """Training one stream: Lightning's loop with the best epoch on validation, curves, and resumption after the last epoch.
 
 A killed run goes on after its last finished epoch and ends with the same bytes as an undisturbed one, because nothing
-random outlives an epoch: views and order follow from (seed, epoch), and the generator of dropout is seeded anew.
+random outlives a step: views and order follow from (seed, epoch), and dropout from (seed, step).
 """
 
 from __future__ import annotations
@@ -155,8 +155,10 @@ class _Module(pl.LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.task.seed * 1_000_003 + self.current_epoch)  # dropout resumes as it would have gone on
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Dropout then goes on after a resumption as it would have without the interruption. Every step, not every
+        # epoch, since loaders draw from the same generator when they start, which is at another moment then.
+        torch.manual_seed((self.task.seed * 1_000_003 + self.trainer.global_step) * 1024 + self.global_rank)
 
     def configure_optimizers(self) -> dict[str, Any]:
         stream = self.task.stream
@@ -239,7 +241,7 @@ def _fit(task: Task, module: _Module, progress: _Progress, runtime: Runtime, pre
             return
         resume = str(progress.path)
     workers = runtime.workers or cores()
-    sampler = EpochSampler(len(task.train), task.seed)
+    sampler = EpochSampler(len(task.train), task.seed, lambda: len(progress.history))
     views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed)
     train = make_loader(views, stream.batch_size, workers, sampler)
     val = make_loader(ValidationViews(task.val, stream.sampling, stream.size), stream.batch_size, workers)

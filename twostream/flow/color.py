@@ -40,12 +40,14 @@ def flow_to_color(flow_px: np.ndarray, max_px: float) -> np.ndarray:
     share = (turn - lower)[..., None].astype(np.float32)
     hue = (1 - share) * wheel[lower] + share * wheel[upper]
 
-    colour = np.where(speed <= 1, 1 - speed * (1 - hue), hue * np.float32(0.75))
+    # Dividing by the field's own greatest speed can end one bit above 1, which is not beyond the maximum.
+    within = speed <= 1 + 1e-5
+    colour = np.where(within, 1 - np.minimum(speed, 1) * (1 - hue), hue * np.float32(0.75))
     return np.where(known[..., None], np.floor(255 * colour), 0).astype(np.uint8)
 
 
 def color_wheel(size: int) -> np.ndarray:
-    """The key to :func:`flow_to_color`: uint8 [size, size, 3] RGB, a disc of full speed at its rim, white outside it."""
+    """The key to :func:`flow_to_color`: uint8 [size, size, 3] RGB, a disc of full speed at its rim, white outside."""
     axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / max(size / 2, 1)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     inside = np.hypot(x, y) <= 1

@@ -1,0 +1,27 @@
+"""Which model names exist, without importing torch: parameters are checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import difflib
+
+IMAGE = ("resnet18", "resnet50")
+VOLUME = ("cnn3d_v1", "cnn3d_v2", "flow3d")
+VIDEO = ("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d")
+KNOWN = (*VOLUME, *IMAGE, *VIDEO)
+TIMM = "timm/"
+MODALITIES = ("rgb", "flow")
+
+
+def check_model_name(name: str, modality: str) -> None:
+    """Raise ValueError with a one-line remedy when no model of that name takes that modality.
+
+    `timm/<name>` is any 2D backbone of timm, looked up when the model is built, since timm is slow to import;
+    `video/<name>` is a torchvision video network. Every model takes both modalities.
+    """
+    if modality not in MODALITIES:
+        raise ValueError(f"'{modality}' is not a modality; choose from {', '.join(MODALITIES)}")
+    if name in KNOWN or (name.startswith(TIMM) and len(name) > len(TIMM)):
+        return
+    close = difflib.get_close_matches(name, KNOWN, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(KNOWN)} or timm/<name of a timm model>"
+    raise ValueError(f"'{name}' is not a model; {hint}")

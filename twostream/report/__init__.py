@@ -1,0 +1,1 @@
+"""The report: one self-contained HTML file, and the charts and words it is made of."""
