@@ -11,9 +11,7 @@ from twostream.params import Params
 def extract_flow(params: Params) -> None:
     """Write data/flow/<class>/<clip>.zip; clips that were extracted before come from the cache."""
     clips = read_clips("data/clips.csv")
-    counts = extract(
-        clips, Path("data/videos"), Path("data/flow"), params.flow, open_cache(), params.runtime.workers
-    )
+    counts = extract(clips, Path("data/videos"), Path("data/flow"), params.flow, open_cache(), params.runtime.workers)
     print("flow: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
 
 

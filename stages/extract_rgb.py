@@ -11,9 +11,7 @@ from twostream.params import Params
 def extract_rgb(params: Params) -> None:
     """Write data/rgb/<class>/<clip>.zip; clips that were extracted before come from the cache."""
     clips = read_clips("data/clips.csv")
-    counts = extract(
-        clips, Path("data/videos"), Path("data/rgb"), params.rgb, open_cache(), params.runtime.workers
-    )
+    counts = extract(clips, Path("data/videos"), Path("data/rgb"), params.rgb, open_cache(), params.runtime.workers)
     print("rgb: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
 
 

@@ -13,7 +13,7 @@ from twostream.scoring import TrainedStream, score_clips
 
 
 def score(params: Params, stream: str, split: str) -> None:
-    """Write data/scores/split<n>/<stream>.npz: the logits of every validation and test clip, the mean over its views."""
+    """Write data/scores/split<n>/<stream>.npz: for every validation and test clip its logits, the mean over views."""
     clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
     folder = Path("data") / modality_of(params, stream)
     examples = [

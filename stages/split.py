@@ -4,8 +4,8 @@ from pathlib import Path
 
 from stages.common import run
 from twostream.clips import write_table
-from twostream.params import Params
 from twostream.listing import list_clips
+from twostream.params import Params
 
 
 def split(params: Params) -> None:

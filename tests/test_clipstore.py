@@ -73,7 +73,12 @@ def test_reduced_decoding_cuts_flow_between_its_halves(tmp_path, reduce):
 
 @pytest.mark.parametrize(
     "size, short, stored",
-    [((320, 240), 240, (320, 240)), ((320, 240), 120, (160, 120)), ((64, 48), 256, (64, 48)), ((1920, 800), 256, (616, 256))],
+    [
+        ((320, 240), 240, (320, 240)),
+        ((320, 240), 120, (160, 120)),
+        ((64, 48), 256, (64, 48)),
+        ((1920, 800), 256, (616, 256)),
+    ],
 )
 def test_stored_size_keeps_the_aspect_and_never_enlarges(size, short, stored):
     assert stored_size(*size, short) == stored

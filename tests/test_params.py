@@ -61,7 +61,11 @@ def test_every_value_of_a_profile_says_what_it_does(path):
         ("train.rgb", ["spatial", "fusion"], ["'fusion'", "rename"]),
         ("train.flow", ["spatial"], ["'spatial'", "twice"]),
         ("train.flow", ["motion"], ["'motion'", "not among streams"]),
-        ("streams.spatial.sampling", {"mode": "uniform", "segments": 1, "frames": 8, "stride": 2}, ["stride must be 1"]),
+        (
+            "streams.spatial.sampling",
+            {"mode": "uniform", "segments": 1, "frames": 8, "stride": 2},
+            ["streams.spatial.sampling", "stride must be 1"],
+        ),
         ("seed", True, ["seed", "True", "integer"]),
         ("extra", 1, ["extra", "not a parameter"]),
     ],

@@ -9,9 +9,9 @@ import torch
 from twostream.cache import FileCache
 from twostream.clipstore import write_clip
 from twostream.data import EpochSampler, Example, TrainingViews, normalise
+from twostream.errors import UserError
 from twostream.params import Runtime, Score, parse_params
 from twostream.scoring import TrainedStream, score_clips
-from twostream.errors import UserError
 from twostream.training import Task, best_epoch, train_stream
 
 RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
@@ -55,7 +55,7 @@ def test_two_runs_give_the_same_bytes(task, tmp_path):
     assert _train(task, tmp_path / "one") == _train(task, tmp_path / "two")
 
 
-def test_an_interrupted_run_goes_on_after_its_last_epoch_and_ends_with_the_same_bytes(task, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path, monkeypatch, capsys):
     from twostream import training
 
     undisturbed = _train(task, tmp_path / "whole")

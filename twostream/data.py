@@ -1,5 +1,7 @@
-"""Clips to tensors: data sets and loaders that read only the frames they sample. Every random draw follows from
-(seed, epoch, clip), so that an epoch is the same whoever loads it, and whether or not the run was interrupted before it."""
+"""Clips to tensors: data sets and loaders that read only the frames they sample.
+
+Every random draw follows from (seed, epoch, clip), so an epoch is the same whoever loads it, interrupted run or not.
+"""
 
 from __future__ import annotations
 

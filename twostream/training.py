@@ -27,8 +27,8 @@ from twostream.cache import FileCache, code_digest, digest_of, key_of
 from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
 from twostream.models import create_model
-from twostream.params import Runtime, Stream
 from twostream.parallel import cores
+from twostream.params import Runtime, Stream
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
     if not progress.is_main:
         return
     best = progress.best()
-    print(f"{task.name}: best of {len(progress.history)} epochs is {best['epoch']}, {best['val_top1']:.1%} on validation")
+    print(f"{task.name}: kept epoch {best['epoch']} of {len(progress.history)}, {best['val_top1']:.1%} on validation")
     cache.make(f"{key}-model", weights, lambda path: path.write_bytes(_weights_bytes(progress.best_weights)))
     cache.make(f"{key}-history", history, lambda path: path.write_text(json.dumps(progress.history, indent=1) + "\n"))
     _write_config(task, module.model, model_dir)
@@ -99,9 +99,9 @@ def create_model_for(task: Task) -> torch.nn.Module:
 def best_epoch(history: list[dict[str, Any]], clips: int) -> dict[str, Any]:
     """The epoch to keep: the smallest validation loss among those about as accurate as the most accurate.
 
-    On a hundred validation clips the best top-1 is luck as much as skill; the loss, which also sees how sure the network
-    was, tells apart what top-1 cannot. So an epoch counts if its top-1 is within one standard error of the best so far,
-    and the last one to lower the loss of those is kept. The rule looks back only, so it can be followed while training.
+    On a hundred validation clips the best top-1 is luck as much as skill; the loss, which also sees how sure the
+    network was, tells apart what top-1 cannot. So an epoch counts if its top-1 is within one standard error of the best
+    so far, and the last one to lower the loss of those is kept. The rule looks back only, as training must.
 
     Args:
         history: epochs in order, each with `val_top1` and `val_loss`; not empty.
@@ -199,15 +199,14 @@ class _Progress(Checkpoint):
 
     def finished(self) -> bool:
         epochs = len(self.history)
-        return bool(epochs) and (
-            epochs >= self.stream.epochs or epochs - self.best()["epoch"] >= self.stream.patience
-        )
+        return bool(epochs) and (epochs >= self.stream.epochs or epochs - self.best()["epoch"] >= self.stream.patience)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": trainer.current_epoch + 1, **values})
         if self.best() is self.history[-1]:
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in module.model.state_dict().items()}
+            weights = module.model.state_dict()
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         trainer.should_stop = self.finished()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".part")

@@ -145,10 +145,9 @@ def _frames_by_time(frames: int, last: int | None, stream: av.VideoStream, conta
 
     Not duration times rate: the rate of a variable-rate file is a guess.
     """
+    seconds = (container.duration or 0) / av.time_base
     if stream.duration:
         seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = (container.duration or 0) / av.time_base
     if last is None or seconds <= 0:
         return frames
     covered = float((last - (stream.start_time or 0)) * stream.time_base)
