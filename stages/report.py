@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -14,6 +15,7 @@ from twostream.clipstore import ClipReader
 from twostream.flow.encoding import decode_flow
 from twostream.params import Params
 from twostream.report.page import Example, write_report
+from twostream.report.strips import strips_image
 
 METRICS = Path("metrics")
 STRIP_FRAMES = 6
@@ -21,9 +23,11 @@ SOFTWARE = ("av", "dvc", "lightning", "numpy", "opencv-contrib-python-headless",
 
 
 def report(params: Params) -> None:
-    """Write metrics/report.html."""
+    """Write metrics/report.html and a picture of some clips with their flow, metrics/examples.jpg."""
     clips, splits = read_clips("data/clips.csv"), params.dataset.splits
     mistakes, curves = _table("mistakes"), _table("curves")
+    examples = [_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], params.report.examples)]
+    cv2.imwrite(str(METRICS / "examples.jpg"), strips_image(examples[::2])[..., ::-1])
     write_report(
         METRICS / "report.html",
         params=params,
@@ -36,7 +40,7 @@ def report(params: Params) -> None:
         curves={name: curve.drop(columns="run") for name, curve in curves.groupby("run", sort=False)},
         contribution=_table("contribution"),
         mistakes=mistakes,
-        examples=[_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], params.report.examples)],
+        examples=examples,
         mistake_examples=[_strip(clip_id, params) for clip_id in dict.fromkeys(mistakes["clip_id"])],
         versions={name: importlib.metadata.version(name) for name in SOFTWARE},
         digests={path: digest_of(path) for path in ("data/clips.csv", *(f"data/splits/{n}.csv" for n in splits))},
@@ -59,7 +63,8 @@ def _chosen(clips: pd.DataFrame, split: int, count: int) -> list[str]:
     tested = clips[clips["clip_id"].isin(subset.index[subset == "test"])]
     names = [name for name in classes_of(clips) if (tested["class"] == name).any()]
     picked = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    return [tested.loc[tested["class"] == names[i], "clip_id"].iloc[0] for i in picked]
+    by_class = {name: table["clip_id"] for name, table in tested.groupby("class")}
+    return [by_class[names[i]].iloc[i * len(by_class[names[i]]) // len(names)] for i in picked]
 
 
 def _strip(clip_id: str, params: Params) -> Example:

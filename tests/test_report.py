@@ -17,7 +17,7 @@ from twostream.explore import explore
 from twostream.params import parse_params
 from twostream.report import charts
 from twostream.report.page import stream_tokens, write_report
-from twostream.report.strips import MOST_FRAMES, film_strip
+from twostream.report.strips import MOST_FRAMES, film_strip, strips_image
 from twostream.report.text import shorten, visible, width_em
 
 HOSTILE = "<script>alert(1)</script> \"q' & \n\u202e走\x01"
@@ -422,3 +422,14 @@ def decoded(uri: str) -> np.ndarray:
 
     data = np.frombuffer(base64.b64decode(uri.split(",", 1)[1]), np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def test_the_picture_of_examples_has_frames_above_their_flow():
+    rgb = np.full((4, 20, 40, 3), 90, np.uint8)
+    right = np.zeros((3, 20, 40, 2), np.float32)
+    right[..., 0] = 5
+    picture = strips_image([("a/b", rgb, right), ("a/c", rgb, -right)], frames=3, width=40)
+    assert picture.shape == (4 * 20, 3 * 40, 3)
+    assert (picture[:20] == 90).all() and (picture[40:60] == 90).all()
+    assert picture[30, 60, 0] > picture[30, 60, 2]  # right is red
+    assert picture[70, 60, 2] > picture[70, 60, 0]  # left is cyan

@@ -43,7 +43,7 @@ def explore(clips: pd.DataFrame, videos: Path, out: Path) -> dict[str, Any]:
     - `classes.csv`: class, clips, seconds, median_seconds, readable, unreadable, missing; classes in label order.
     - `durations.csv`: bin, clips. A clip of exactly 2 s is in `1 to 2 s`.
     - `resolutions.csv`: resolution, clips; `fps.csv`: fps, clips. The most frequent first.
-    - `contact_sheet.jpg`: the middle frame of the first readable clip of each class.
+    - `contact_sheet.jpg`: the middle frame of one readable clip of each class.
     - `classes.svg`, `durations.svg`: the same as charts.
 
     Args:
@@ -184,12 +184,13 @@ def _contact_sheet(clips: pd.DataFrame, videos: Path) -> np.ndarray:
     rows = math.ceil(len(names) / columns)
     step_x, step_y = width + _MARGIN, height + label + _MARGIN
     sheet = np.full((rows * step_y + _MARGIN, columns * step_x + _MARGIN, 3), _PAPER, np.uint8)
-    first = clips[clips["status"] == "ok"].sort_values("clip_id", kind="stable").groupby("class").first()
+    readable = dict(list(clips[clips["status"] == "ok"].sort_values("clip_id", kind="stable").groupby("class")))
     for place, name in enumerate(tqdm(names, desc="contact sheet", unit="class", delay=1)):
         y, x = _MARGIN + place // columns * step_y, _MARGIN + place % columns * step_x
         cell = sheet[y : y + height, x : x + width]
-        if name in first.index:
-            clip = first.loc[name]
+        if name in readable:
+            # Not the first clip of every class: those are often of one and the same source.
+            clip = readable[name].iloc[place * len(readable[name]) // len(names)]
             _letterbox(_middle_frame(videos / clip["path"], int(clip["frames"])), cell)
         else:
             cell[:] = _BOX

@@ -195,7 +195,7 @@ class Evaluate(Section):
 
 
 class Report(Section):
-    examples: int = Field(ge=0, le=100)
+    examples: int = Field(ge=1, le=100)
 
 
 class Runtime(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -51,6 +52,27 @@ def film_strip(rgb: np.ndarray, flow_px: np.ndarray) -> Strip:
         max_px,
         *size,
     )
+
+
+def strips_image(
+    examples: Sequence[tuple[str, np.ndarray, np.ndarray]], frames: int = 6, width: int = 160
+) -> np.ndarray:
+    """One picture of several clips: for each a row of frames and, under it, a row of the flow from each of them.
+
+    Args:
+        examples: clip id, uint8 [T, H, W, 3] RGB frames, float32 [T or T - 1, h, w, 2] flow in pixels.
+
+    Returns:
+        uint8 [H, W, 3] RGB, the clips one under another, each frame in the shape of the first clip's.
+    """
+    size = width, round(width * examples[0][1].shape[1] / examples[0][1].shape[2])
+    rows = []
+    for _, rgb, flow_px in examples:
+        places = np.linspace(0, min(len(rgb), len(flow_px)) - 1, frames).round().astype(int)
+        fastest = max(float(np.percentile(np.linalg.norm(flow_px[places], axis=-1), 99)), _LEAST_FULL_COLOUR)
+        rows.append(np.hstack([_resized(rgb[place], size) for place in places]))
+        rows.append(np.hstack([_resized(flow, size) for flow in flow_to_color(flow_px[places], fastest)]))
+    return np.vstack(rows)
 
 
 def wheel_uri(size: int = 240) -> str:

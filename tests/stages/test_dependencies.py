@@ -1,0 +1,70 @@
+"""dvc.yaml names every module that a stage's output follows from: an import that is not listed would go stale."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+# How the work is done, not what comes out; see the head of dvc.yaml.
+UNUSED = {
+    "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py"}
+}  # imported for the other modality
+HOW = {"cache", "parallel", "params", "errors", "__init__", "models/names", "models/__init__"}
+
+
+def _stages() -> dict[str, dict]:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def _module_file(name: str) -> Path | None:
+    path = ROOT / Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(path: Path) -> set[Path]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {file for name in names if name.startswith("twostream") and (file := _module_file(name))}
+    return found
+
+
+def _closure(path: Path) -> set[Path]:
+    seen, todo = set(), [path]
+    while todo:
+        file = todo.pop()
+        for imported in _imports(file) - seen:
+            seen.add(imported)
+            todo.append(imported)
+    return seen
+
+
+@pytest.mark.parametrize("name", _stages())
+def test_a_stage_depends_on_every_module_that_shapes_its_output(name):
+    stage = _stages()[name]
+    script = ROOT / f"stages/{stage['cmd'].split()[2].removeprefix('stages.')}.py"
+    listed = [dep.replace("${flow.method}", "farneback") for dep in stage["deps"]]
+    assert str(script.relative_to(ROOT)) in listed
+    needed = {str(path.relative_to(ROOT)) for path in _closure(script)}
+    needed -= {f"twostream/{module}.py" for module in HOW} | UNUSED.get(name, set())
+    missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", _stages())
+def test_a_stages_code_dependencies_exist(name):
+    for dep in _stages()[name]["deps"]:
+        if dep.startswith(("twostream/", "stages/")):
+            assert (ROOT / dep.replace("${flow.method}", "farneback")).exists(), dep
