@@ -18,7 +18,7 @@ from twostream.report.page import Example, write_report
 from twostream.report.strips import strips_image
 
 METRICS = Path("metrics")
-STRIP_FRAMES = 6
+STRIP_FRAMES, PICTURED = 6, 3
 SOFTWARE = ("av", "dvc", "lightning", "numpy", "opencv-contrib-python-headless", "scikit-learn", "timm", "torch")
 
 
@@ -27,7 +27,8 @@ def report(params: Params) -> None:
     clips, splits = read_clips("data/clips.csv"), params.dataset.splits
     mistakes, curves = _table("mistakes"), _table("curves")
     examples = [_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], params.report.examples)]
-    cv2.imwrite(str(METRICS / "examples.jpg"), strips_image(examples[::2])[..., ::-1])
+    pictured = [_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], PICTURED)]
+    cv2.imwrite(str(METRICS / "examples.jpg"), strips_image(pictured)[..., ::-1])
     write_report(
         METRICS / "report.html",
         params=params,

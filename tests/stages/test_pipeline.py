@@ -85,7 +85,7 @@ def _set(project: Path, section: str, **changes: object) -> None:
 def built(tmp_path_factory, demo_values) -> Path:
     project = _project(tmp_path_factory.mktemp("project"), _miniature(demo_values))
     output = _run(project, "dvc", "repro")
-    assert len(_ran(output)) == 13
+    assert len(_ran(output)) == 12
     _run(project, "git", "add", "-A")
     _run(project, "git", "commit", "-qm", "results")
     return project
