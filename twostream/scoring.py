@@ -16,6 +16,7 @@ from twostream.models import create_model
 from twostream.parallel import cores
 from twostream.params import Runtime, Sampling, Score
 
+_CONFIG_KEYS = {"stream", "modality", "model", "classes", "size", "dropout", "sampling", "normalisation", "extraction"}
 _VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
 
 
@@ -74,6 +75,12 @@ def score_clips(stream: TrainedStream, examples: list[Example], score: Score, ru
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); train the stream again with `dvc repro`") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+        Sampling.model_validate(config["sampling"])
+        missing = _CONFIG_KEYS - config.keys()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason}); train the stream again with `dvc repro`") from None
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train the stream again with `dvc repro`")
+    return config

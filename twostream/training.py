@@ -120,12 +120,17 @@ class Curves:
     """The training curves on disk, as DVCLive writes them: one step an epoch."""
 
     def __init__(self, folder: Path):
-        from dvclive import Live
-
-        self._live = Live(str(folder), dvcyaml=False, save_dvc_exp=False, report=None, monitor_system=False)
+        self._folder = folder
+        self._live: Any = None
 
     def show(self, history: list[dict[str, Any]]) -> None:
-        """Write the epochs of a history that are not yet written."""
+        """Write the epochs of a history that are not yet written; of several processes only the first one does."""
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return
+        if self._live is None:
+            from dvclive import Live
+
+            self._live = Live(str(self._folder), dvcyaml=False, save_dvc_exp=False, report=None, monitor_system=False)
         for row in history[self._live.step :]:
             for name in ("train_loss", "train_top1", "val_loss", "val_top1"):
                 subset, metric = name.split("_")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from twostream.datasets import demo as demo_set
+from twostream.datasets.scene.pose import draw_pose
 from twostream.errors import UserError
 from twostream.params import Demo
 from twostream.video import probe
@@ -152,7 +153,7 @@ def test_single_frames_hold_the_same_poses_in_every_motion() -> None:
     """Moments of each coordinate of the pose, over many clips, against the closed form of `a sin(phase)`."""
     for motion in demo_set.MOTIONS:
         rng = np.random.default_rng(7)
-        poses = [demo_set._draw_pose(motion, 30, rng) for _ in range(1500)]
+        poses = [draw_pose(motion, 30, rng) for _ in range(1500)]
         for key in ("side", "crouch", "depth"):
             at = np.array([pose[key][17] for pose in poses])
             # a uniform in 0.75..1: E[x^2] = E[a^2] / 2 = (1 - 0.75^3) / (3 * 0.25 * 2); the phase makes the mean 0.

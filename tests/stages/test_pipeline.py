@@ -192,6 +192,27 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tm
     assert len(list((project / "data" / "flow").rglob("*.zip"))) == 36
 
 
+def test_a_kill_in_training_costs_no_finished_epoch_and_no_byte(tmp_path, demo_values):
+    values = _miniature(demo_values)
+    values["streams"]["spatial"].update(epochs=5, patience=5)
+    stage = "train_rgb@spatial-1"
+    whole = _project(tmp_path / "whole", values)
+    _run(whole, "dvc", "repro", stage)
+    cut = _project(tmp_path / "cut", values)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(["dvc", "repro", stage], cwd=cut, env=ENVIRONMENT, stdout=log, stderr=log)
+        _wait(lambda: "epoch 2/5" in (tmp_path / "log").read_text())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _wait(lambda: not _stages_of(cut))
+    done = len(re.findall(r"^epoch \d", (tmp_path / "log").read_text(), re.MULTILINE))
+    assert done < 5, "killed too late to mean anything"
+    output = _run(cut, "dvc", "repro", stage)
+    assert f"spatial: going on after epoch {done}" in output
+    assert len(re.findall(r"^epoch \d", output, re.MULTILINE)) == 5 - done
+    assert (cut / "dvc.lock").read_bytes() == (whole / "dvc.lock").read_bytes()
+
+
 def test_a_wrong_parameter_is_one_line_and_no_stage_starts_work(built):
     before = (built / "params.yaml").read_text()
     try:
