@@ -1,8 +1,7 @@
-"""Shared fixtures: small real videos written through a codec, and a parameter set cut down to seconds."""
+"""Shared fixtures: small real files written through a codec, and the demo profile."""
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 
@@ -29,6 +28,18 @@ def write_video(path: Path, frames: list[np.ndarray], rate: int = 25, codec: str
     return path
 
 
+def write_audio(path: Path) -> Path:
+    """A second of silence and no video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    return path
+
+
 def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2, seed: int = 0) -> list[np.ndarray]:
     """A smooth random texture that moves `step` pixels a frame to the right."""
     import cv2
@@ -43,19 +54,3 @@ def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2,
 def demo_values() -> dict:
     """The demo profile as a plain mapping; copy it before changing anything."""
     return yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())
-
-
-@pytest.fixture
-def tiny_values(demo_values: dict) -> dict:
-    """The demo profile cut down: 3 groups x 1 take x 9 classes, tiny inputs, one epoch."""
-    values = copy.deepcopy(demo_values)
-    values["dataset"]["demo"].update(groups=4, takes=1, frames=10, width=64, height=48)
-    values["dataset"]["val_fraction"] = 0.34
-    for stream in values["streams"].values():
-        stream.update(size=32, epochs=1, patience=1, batch_size=9)
-        stream["sampling"].update(frames=min(4, stream["sampling"]["frames"]))
-    values["score"].update(segments=2)
-    values["evaluate"].update(bootstrap=100)
-    values["report"].update(examples=2)
-    values["runtime"].update(workers=1)
-    return values

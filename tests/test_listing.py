@@ -1,11 +1,7 @@
 """Ten odd files among good clips: each is listed with its reason, and no good one is lost."""
 
-from pathlib import Path
-
-import av
-import numpy as np
 import pytest
-from conftest import moving_texture, write_video
+from conftest import moving_texture, write_audio, write_video
 
 from twostream.clips import read_clips, write_table
 from twostream.datasets import get_dataset
@@ -17,15 +13,6 @@ from twostream.params import parse_params
 def _dataset(values, source, **changes):
     section = {**values["dataset"], "name": "folder", "source": str(source), **changes}
     return parse_params({**values, "dataset": section}).dataset
-
-
-def _audio(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
 
 
 @pytest.fixture
@@ -43,7 +30,7 @@ def source(tmp_path):
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
     write_video(folder / "run" / "single.avi", moving_texture(1))
     write_video(folder / "run" / "thin.avi", moving_texture(6, height=48, width=4))
-    _audio(folder / "run" / "sound.avi")
+    write_audio(folder / "run" / "sound.avi")
     return folder
 
 

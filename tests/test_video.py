@@ -3,7 +3,7 @@ import itertools
 import av
 import numpy as np
 import pytest
-from conftest import moving_texture, write_video
+from conftest import moving_texture, write_audio, write_video
 
 from twostream.video import VideoError, probe, read_frames
 
@@ -102,13 +102,7 @@ def test_losing_the_last_frame_does_not_cost_the_clip(tmp_path):
 
 
 def test_audio_only_has_no_video_stream(tmp_path):
-    path = tmp_path / "a.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
+    path = write_audio(tmp_path / "a.avi")
     assert probe(path).reason == "no video stream"
     with pytest.raises(VideoError, match="no video stream"):
         next(read_frames(path))
