@@ -48,11 +48,11 @@ class FileCache:
             pending = self._pending(digest)
             pending.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(beside, 0o444)  # it may become a hard link of what DVC keeps
+            share(beside, target)  # before it is pending, where another process may sweep it
             os.replace(beside, pending)
         finally:
             beside.unlink(missing_ok=True)
         _write(self._entry(key), json.dumps({"md5": digest}))
-        share(pending, target)
         return True
 
     def serve(self, key: str, target: Path) -> bool:

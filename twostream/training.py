@@ -14,6 +14,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews
 from twostream.models import create_model
 from twostream.parallel import cores
 from twostream.params import Runtime, Stream
+
+MODEL_FILES = ("model.pt", "history.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,21 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
     precision = _precision(task.precision, runtime.accelerator)
     key = _key(task, precision)
     state_dir = cache.root / "training" / key
-    weights, history = model_dir / "model.pt", model_dir / "history.json"
-    model_dir.mkdir(parents=True, exist_ok=True)
-    if cache.serve(f"{key}-model", weights) and cache.serve(f"{key}-history", history):
+    curves = Curves(curves_dir)
+    if all(cache.serve(f"{key}-{name}", model_dir / name) for name in MODEL_FILES):
         print(f"{task.name}: finished before, nothing to train", flush=True)
-        _write_config(task, create_model_for(task), model_dir)
-        Curves(curves_dir).show(json.loads(history.read_text()))
+        curves.show(json.loads((model_dir / "history.json").read_text()))
         return
     module = _Module(task)
-    curves = Curves(curves_dir)
     progress = _Progress(task.stream, len(task.val), state_dir / "last.ckpt", curves)
     _fit(task, module, progress, runtime, precision)
     if not progress.is_main:
         return
     best = progress.best()
     print(f"{task.name}: kept epoch {best['epoch']} of {len(progress.history)}, {best['val_top1']:.1%} on validation")
-    cache.make(f"{key}-model", weights, lambda path: path.write_bytes(_weights_bytes(progress.best_weights)))
-    cache.make(f"{key}-history", history, lambda path: path.write_text(json.dumps(progress.history, indent=1) + "\n"))
-    _write_config(task, module.model, model_dir)
+    contents = (_weights_bytes(progress.best_weights), _json(progress.history), _json(_config(task, module.model)))
+    for name, content in zip(MODEL_FILES, contents, strict=True):
+        cache.make(f"{key}-{name}", model_dir / name, partial(Path.write_bytes, data=content))
     shutil.rmtree(state_dir, ignore_errors=True)
 
 
@@ -288,6 +288,7 @@ def _key(task: Task, precision: str) -> str:
     files += [f"models/{name}" for name in sorted(os.listdir(package / "models")) if name.endswith(".py")]
     weights = task.stream.weights
     return key_of(
+        name=task.name,
         stream=task.stream.model_dump(),
         classes=task.classes,
         seed=task.seed,
@@ -307,10 +308,10 @@ def _fingerprint(example: Example) -> list[Any]:
         return [example.clip_id, example.label, clip.meta]
 
 
-def _write_config(task: Task, model: torch.nn.Module, model_dir: Path) -> None:
+def _config(task: Task, model: torch.nn.Module) -> dict[str, Any]:
     with ClipReader(task.train[0].path) as clip:
         extraction = clip.meta["settings"]
-    config = {
+    return {
         "stream": task.name,
         "modality": task.modality,
         "model": task.stream.model,
@@ -321,9 +322,10 @@ def _write_config(task: Task, model: torch.nn.Module, model_dir: Path) -> None:
         "normalisation": model.normalisation,
         "extraction": extraction,
     }
-    beside = model_dir / ".config.part"
-    beside.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, model_dir / "config.json")
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _weights_bytes(weights: dict[str, torch.Tensor]) -> bytes:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -29,8 +30,9 @@ ENVIRONMENT = {
 
 
 def _miniature(values: dict) -> dict:
-    """One spatial and one temporal stream, an epoch each, on 36 clips."""
+    """One spatial and one temporal stream, an epoch each, on 36 clips and two splits."""
     values = copy.deepcopy(values)
+    values["dataset"]["splits"] = [1, 2]
     values["dataset"]["demo"].update(groups=4, takes=1, frames=10, width=64, height=48)
     values["dataset"]["val_fraction"] = 0.34
     values["train"].update(rgb=["spatial"], flow=["temporal"])
@@ -85,7 +87,7 @@ def _set(project: Path, section: str, **changes: object) -> None:
 def built(tmp_path_factory, demo_values) -> Path:
     project = _project(tmp_path_factory.mktemp("project"), _miniature(demo_values))
     output = _run(project, "dvc", "repro")
-    assert len(_ran(output)) == 12
+    assert len(_ran(output)) == 17
     _run(project, "git", "add", "-A")
     _run(project, "git", "commit", "-qm", "results")
     return project
@@ -96,11 +98,28 @@ def test_one_command_gives_streams_fusion_metrics_and_a_report(built):
     for name in ("spatial", "temporal", "fusion"):
         assert set(metrics[name]) >= {"top1", "top5", "mean_class_accuracy", "top1_low", "top1_high"}
         assert 0 <= metrics[name]["top1_low"] <= metrics[name]["top1"] <= metrics[name]["top1_high"] <= 1
+        assert metrics[name]["top1"] == pytest.approx(_mean_over_splits(built, name), abs=1e-6)
     assert set(metrics["fusion_gain"]) == {"top1", "low", "high"}
     assert metrics["clips"] == {"total": 36, "unreadable": 0, "missing": 0}
     for name in ("models/spatial-1/model.pt", "models/temporal-1/config.json", "models/fusion-1.json"):
         assert (built / name).is_file()
     assert (built / "metrics" / "report.html").stat().st_size > 50_000
+
+
+def _mean_over_splits(project: Path, name: str) -> float:
+    """Top-1 on the test clips, counted from the scores themselves."""
+    accuracies = []
+    for n in (1, 2):
+        path = f"data/fused/split{n}.npz" if name == "fusion" else f"data/scores/split{n}/{name}.npz"
+        with np.load(project / path) as scores:
+            tested = scores["subset"] == "test"
+            accuracies.append((scores["logits"][tested].argmax(1) == scores["label"][tested]).mean())
+    return float(np.mean(accuracies))
+
+
+def test_a_stage_is_a_script_that_explains_itself(built):
+    assert "Write data/clips.csv" in _run(built, sys.executable, "stages/split.py", "--help")
+    assert "--stream" in _run(built, sys.executable, "-m", "stages.train", "--help")
 
 
 def test_a_second_run_runs_nothing_and_leaves_git_clean(built):
@@ -117,7 +136,7 @@ def test_results_prints_every_stream_and_the_fusion(built):
 def test_a_change_of_fusion_reruns_only_what_follows_and_changing_back_runs_nothing(built):
     before = (built / "params.yaml").read_text()
     _set(built, "fusion", method="average")
-    assert _ran(_run(built, "dvc", "repro")) == ["fuse@1", "evaluate", "report"]
+    assert _ran(_run(built, "dvc", "repro")) == ["fuse@1", "fuse@2", "evaluate", "report"]
     (built / "params.yaml").write_text(before)
     assert _ran(_run(built, "dvc", "repro")) == []
     assert _run(built, "git", "status", "--porcelain") == ""
