@@ -18,9 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from twostream.clips import classes_of
 from twostream.clipstore import ClipReader
 from twostream.errors import UserError
+from twostream.parallel import cores
 from twostream.params import Augment, Sampling, Score
 from twostream.sampling import scoring_frames, training_frames, validation_frames
 from twostream.transforms import draw_view, read_view, scoring_views
+
+_ENOUGH_WORKERS = 8  # to keep one GPU busy; machines of a hundred cores should not start a hundred processes a loader
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,16 @@ class EpochSampler(Sampler):
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
-    """A loader in dataset order or that of `sampler`; its workers live on between epochs."""
+    """A loader in dataset order or that of `sampler`; its `workers` (0: one a core, at most 8) live on between epochs."""
+    workers = workers or min(cores(), _ENOUGH_WORKERS)
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=True,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_one_thread,
     )
 
 

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from twostream.data import Example, ScoringViews, make_loader, normalise
 from twostream.errors import UserError
 from twostream.models import create_model
-from twostream.parallel import cores
 from twostream.params import Runtime, Sampling, Score
 
 _CONFIG_KEYS = {"stream", "modality", "model", "classes", "size", "dropout", "sampling", "normalisation", "extraction"}
@@ -61,7 +60,7 @@ class TrainedStream:
 def score_clips(stream: TrainedStream, examples: list[Example], score: Score, runtime: Runtime) -> np.ndarray:
     """float32 [clips, classes]: for each clip the mean of the logits over its views."""
     views = ScoringViews(examples, stream.sampling, score, stream.config["size"])
-    loader = make_loader(views, batch_size=4, workers=runtime.workers or cores())
+    loader = make_loader(views, batch_size=4, workers=runtime.workers)
     logits = np.empty((len(examples), len(stream.config["classes"])), np.float32)
     with tqdm(total=len(examples), desc=f"score {stream.config['stream']}", unit="clip", mininterval=1) as bar:
         for batch, indices in loader:  # [B, V, S, C, L, H, W]

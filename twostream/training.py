@@ -28,7 +28,6 @@ from twostream.cache import FileCache, code_digest, digest_of, key_of
 from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
 from twostream.models import create_model
-from twostream.parallel import cores
 from twostream.params import Runtime, Stream
 
 MODEL_FILES = ("model.pt", "history.json", "config.json")
@@ -244,11 +243,10 @@ def _fit(task: Task, module: _Module, progress: _Progress, runtime: Runtime, pre
         if progress.finished():
             return
         resume = str(progress.path)
-    workers = runtime.workers or cores()
     sampler = EpochSampler(len(task.train), task.seed, lambda: len(progress.history))
     views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed)
-    train = make_loader(views, stream.batch_size, workers, sampler)
-    val = make_loader(ValidationViews(task.val, stream.sampling, stream.size), stream.batch_size, workers)
+    train = make_loader(views, stream.batch_size, runtime.workers, sampler)
+    val = make_loader(ValidationViews(task.val, stream.sampling, stream.size), stream.batch_size, runtime.workers)
     trainer = pl.Trainer(
         max_epochs=stream.epochs,
         accelerator=runtime.accelerator,
