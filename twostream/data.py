@@ -130,7 +130,7 @@ class EpochSampler(Sampler):
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
-    """A loader in dataset order or that of `sampler`; its `workers` (0: one a core, at most 8) live on between epochs."""
+    """A loader in dataset order or that of `sampler`; its `workers` (0: a core each, at most 8) live between epochs."""
     workers = workers or min(cores(), _ENOUGH_WORKERS)
     return DataLoader(
         dataset,

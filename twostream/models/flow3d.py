@@ -2,8 +2,8 @@
 
 What decided is accuracy on held-out made motions: 8 kinds (which way, how fast, zoom, rotation), 104 noisy training
 clips of 16x48x48, 15 epochs. `python benchmarks/temporal.py` repeats it: this network reaches 0.91, `cnn3d_v2` 0.58 in
-5 times the time, `cnn3d_v1` 0.56 in 14 times the time (means of two draws, one CPU thread). The variants below come
-from the draws that chose among them, so they rank, no more.
+5 times the time, `cnn3d_v1` 0.56 in 14 times the time (means of two draws, one CPU thread). The variants below were
+tried on a like task, on which this network reached 0.94, and on the draws that chose among them: they rank, no more.
 
 - The flow is averaged 2x2 before the first convolution and halved by averaging later on: flow is smooth, its noise is
   not, and strides alias that noise. With a 7x7 stem of stride 4 and strided convolutions instead: 0.84.
