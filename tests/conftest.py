@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from twostream import params
+
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -48,6 +50,12 @@ def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2,
     wide = cv2.GaussianBlur(rng.integers(0, 256, (height, width + step * count, 3)).astype(np.uint8), (0, 0), 2)
     wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
     return [np.ascontiguousarray(wide[:, step * (count - i) : step * (count - i) + width]) for i in range(count)]
+
+
+def dataset_settings(**changes: object) -> params.Dataset:
+    """The `dataset` section of the demo profile with one split and some values changed."""
+    values = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())["dataset"]
+    return params.Dataset(**{**values, "splits": [1], **changes})
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import dataset_settings
 
 from twostream import params
 from twostream.datasets import Description, folder, get_dataset
@@ -16,19 +17,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def settings(source: Path | str, **changes: object) -> params.Dataset:
-    values = {
-        "name": "folder",
-        "source": str(source),
-        "splits": [1],
-        "val_fraction": 0.2,
-        "test_fraction": 0.3,
-        "table": "",
-        "group_pattern": "",
-        "allow_missing": False,
-        "max_unreadable": 0,
-        "demo": params.Demo(groups=3, takes=1, frames=8, width=64, height=48),
-    }
-    return params.Dataset(**{**values, **changes})
+    return dataset_settings(**{"name": "folder", "source": str(source), **changes})
 
 
 def fill(root: Path, *names: str | bytes) -> Path:

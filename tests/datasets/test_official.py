@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import dataset_settings
 
 from twostream import params
 from twostream.datasets import Description, hmdb51, ucf101
@@ -21,19 +22,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def settings(name: str, source: Path | str, **changes: object) -> params.Dataset:
-    values = {
-        "name": name,
-        "source": str(source),
-        "splits": [1, 2, 3],
-        "val_fraction": 0.2,
-        "test_fraction": 0.3,
-        "table": "",
-        "group_pattern": "",
-        "allow_missing": False,
-        "max_unreadable": 0,
-        "demo": params.Demo(groups=3, takes=1, frames=8, width=64, height=48),
-    }
-    return params.Dataset(**{**values, **changes})
+    return dataset_settings(**{"name": name, "source": str(source), "splits": [1, 2, 3], **changes})
 
 
 def run(module, dataset: params.Dataset, place: Path) -> Description:
