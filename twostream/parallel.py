@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh", "busybox")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,14 +52,25 @@ def cores() -> int:
 
 
 def exit_with_parent() -> None:
-    """End this process soon after its parent is gone, so that a killed run leaves nobody behind who still writes."""
-    parent = os.getppid()
+    """End this process soon after the one that started it is gone, so that a killed run leaves nobody who still writes.
+
+    A shell in between (DVC runs a stage's command through one) is looked through: it would outlive its own parent.
+    """
+    import psutil
+
+    def chain() -> list[int]:
+        found = [psutil.Process().parent()]
+        while found[-1] is not None and found[-1].name() in SHELLS:
+            found.append(found[-1].parent())
+        return [process.pid for process in found if process is not None]
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.25)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while chain() == started_by:
+                time.sleep(0.1)
         os._exit(1)
 
+    started_by = chain()
     threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
 
 

@@ -187,7 +187,8 @@ def test_a_fresh_clone_gives_the_same_lock_byte_for_byte(built, tmp_path, demo_v
     assert (other / "metrics" / "report.html").read_bytes() == (built / "metrics" / "report.html").read_bytes()
 
 
-def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tmp_path, demo_values):
+@pytest.mark.parametrize("shell", ["/bin/sh", shutil.which("bash") or "/bin/sh"])  # one execs the stage, one stays
+def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tmp_path, demo_values, shell):
     values = _miniature(demo_values)
     values["dataset"]["demo"].update(frames=60, width=160, height=120)
     project = _project(tmp_path / "project", values)
@@ -195,7 +196,7 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tm
     process = subprocess.Popen(
         ["dvc", "repro", "extract_flow"],
         cwd=project,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "SHELL": shell},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
