@@ -1,24 +1,27 @@
-"""What extraction costs beside the flow solver itself: the same clips decoded, solved, encoded and packed, one process.
+"""What extraction costs beside the flow solver itself: the same clips decoded, solved, encoded and packed.
 
-    python benchmarks/extraction.py [--clips 12] [--methods farneback dis tvl1] [--videos data/videos]
+    python benchmarks/extraction.py [--videos data/videos] [--methods tvl1-fast dis-medium] [--short-side 256]
 
-For each method the solver alone runs on frames in memory, then the whole extraction on the files, in turn, several
-times; the table gives medians and their ratio. Run `dvc repro split` first, or name a folder of videos.
+In every round each method runs the solver alone on frames in memory, then the whole extraction of the files on one
+core, then on several; the table gives medians over the rounds. Run `dvc repro split` first, or name a folder of videos.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
 import statistics
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas as pd
+from flow_methods import flow_settings
 from tqdm import tqdm
 
 from twostream.cache import FileCache
@@ -26,71 +29,157 @@ from twostream.clips import CLIP_COLUMNS
 from twostream.clipstore import stored_size
 from twostream.errors import UserError
 from twostream.extraction import extract
-from twostream.flow import make_solver
-from twostream.params import Flow, load_params
+from twostream.files import walk_files
+from twostream.flow import Solver, make_solver
+from twostream.parallel import cores
+from twostream.params import Flow
 from twostream.video import probe, read_frames
 
+GPU_BATCH = 64  # pairs
+METHODS = ("tvl1-fast", "tvl1-balanced", "farneback", "dis-medium")
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Pairs of frames a second: the solver alone, and whole extraction.")
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, print; a UserError is one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Pairs of frames a second: the flow solver alone, and whole clips.")
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=int, default=12, help="how many clips, the first by name (12)")
-    parser.add_argument("--methods", nargs="+", default=["farneback", "dis"], help="flow methods (farneback dis)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
-    given = parser.parse_args()
-    clips = _clips(given.videos, given.clips)
-    flow = load_params().flow
-    cv2.setNumThreads(1)
+    parser.add_argument("--clips", type=_count, help="how many clips, the first by name (12, or 4 a worker)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        metavar="NAME",
+        help=f"names as in benchmarks/flow.py ({' '.join(METHODS)})",
+    )
+    parser.add_argument("--short-side", type=_count, default=256, metavar="PX", help="size of the flow in pixels (256)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
+    parser.add_argument("--workers", type=int, default=0, help="processes beside the one; 0: one a core (0)")
+    parser.add_argument("--repeats", type=_count, default=5, help="timed rounds (5)")
+    given = parser.parse_args(arguments)
+    if given.workers < 0:
+        parser.error(f"argument --workers: {given.workers} is below 0")
+    try:
+        _run(given)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(given: argparse.Namespace) -> None:
+    workers = given.workers or cores()
+    changes = {"short_side": given.short_side, "device": given.device}
+    settings = {name: flow_settings(name, **changes) for name in given.methods}
+    clips = find_clips(given.videos, given.clips or max(12, 4 * workers))
     pairs = int((clips["frames"] - 1).sum())
-    print(f"{len(clips)} clips, {pairs} pairs, one process, short side {flow.short_side} px")
-    print(f"{'method':<12}{'solver pairs/s':>16}{'extraction pairs/s':>20}{'extraction / solver time':>26}")
-    for method in given.methods:
-        settings = flow.model_copy(update={"method": method})
-        solver, whole = [], []
-        for _ in tqdm(range(given.repeats), desc=method, leave=False):
-            solver.append(_solver_seconds(clips, given.videos, settings))
-            whole.append(_extraction_seconds(clips, given.videos, settings))
-        alone, complete = statistics.median(solver), statistics.median(whole)
-        print(f"{method:<12}{pairs / alone:>16.0f}{pairs / complete:>20.0f}{complete / alone:>26.2f}")
+    seconds = measure(clips, given.videos, settings, workers, given.repeats)
+    where = f"short side {given.short_side} px, flow on {given.device}"
+    print(f"{len(clips)} clips, {pairs} pairs, {where}, median of {given.repeats} rounds")
+    if workers > len(clips):
+        print(f"note: there are fewer clips than the {workers} workers")
+    print(f"{'pairs/s':<19}{'solver':>8}{'1 worker':>10}{'extraction/solver time':>24}", end="")
+    print(f"{f'{workers} workers':>12}{'ratio':>7}" if workers > 1 else "")
+    for name, (solver, one, every) in seconds.items():
+        row = f"{name:<19}{_rate(pairs, solver):>8}{_rate(pairs, one):>10}{_ratio(one, solver):>24}"
+        print(row + (f"{_rate(pairs, every):>12}{_ratio(one, every):>7}" if workers > 1 else ""))
 
 
-def _clips(videos: Path, count: int) -> pd.DataFrame:
+def find_clips(videos: Path, count: int) -> pd.DataFrame:
+    """The first `count` readable videos below a folder as a table of clips, each of its own id.
+
+    Raises:
+        UserError: there are none.
+    """
     rows = []
-    for folder, _, names in sorted(os.walk(videos)):
-        for name in sorted(names):
-            path = Path(folder, name)
-            found = probe(path)
-            if found.readable and len(rows) < count:
-                row = [f"clip/{len(rows)}", str(path.relative_to(videos)), "clip", "g", found.frames, found.fps]
-                rows.append([*row, found.width, found.height, "ok", ""])
+    for path in walk_files(videos):
+        found = probe(videos / path)
+        if found.readable:
+            row = [f"clip/{len(rows)}", str(path), "clip", "g", found.frames, found.fps]
+            rows.append([*row, found.width, found.height, "ok", ""])
+        if len(rows) == count:
+            break
     if not rows:
         raise UserError(f"{videos}: no readable videos; run `dvc repro split` first or name a folder with --videos")
     return pd.DataFrame(rows, columns=CLIP_COLUMNS)
 
 
+def measure(
+    clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: int, repeats: int
+) -> dict[str, tuple[float, float, float]]:
+    """Median seconds for all clips by method: the solver alone, extraction on one worker, and on `workers`."""
+    cv2.setNumThreads(1)
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in settings}
+    # In a log file every refresh is a line.
+    interval = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(total=(1 + repeats) * len(settings), unit="turn", leave=False, mininterval=interval) as bar:
+        for number in range(1 + repeats):
+            for name, flow in settings.items():
+                bar.set_postfix_str(name, refresh=False)
+                if number == 0:  # compiles, and starts the workers, which stay for the rounds that count
+                    first = clips.iloc[: max(workers, 1)]
+                    _solver_seconds(first.iloc[:1], videos, flow)
+                    _extraction_seconds(first, videos, flow, workers)
+                else:
+                    solver = _solver_seconds(clips, videos, flow)
+                    one = _extraction_seconds(clips, videos, flow, 1)
+                    every = _extraction_seconds(clips, videos, flow, workers) if workers > 1 else one
+                    rounds[name].append((solver, one, every))
+                bar.update()
+    return {name: tuple(map(statistics.median, zip(*times, strict=True))) for name, times in rounds.items()}
+
+
 def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
-    solve, seconds = make_solver(settings), 0.0
+    solver, seconds = make_solver(settings), 0.0
     for row in clips.itertuples():
         size = stored_size(row.width, row.height, settings.short_side)
-        grey = [
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in read_frames(videos / row.path, "gray")
-        ]
+        grey = list(_resized(read_frames(videos / row.path, "gray"), size))
         start = time.perf_counter()
-        for first, second in pairwise(grey):
-            solve(first, second)
+        _solve(solver, grey, settings.device)
         seconds += time.perf_counter() - start
     return seconds
 
 
-def _extraction_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
+def _solve(solver: Solver, grey: Sequence[np.ndarray], device: str) -> None:
+    if device == "cpu":
+        for _ in solver.sequence(iter(grey)):
+            pass
+        return
+    import torch
+
+    images = torch.from_numpy(np.stack(grey))
+    for start in range(0, len(grey) - 1, GPU_BATCH):
+        batch = images[start : start + GPU_BATCH + 1].to(device)
+        solver.match_batch(batch[:-1], batch[1:]).cpu()
+
+
+def _resized(images: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    for image in images:
+        yield cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _extraction_seconds(clips: pd.DataFrame, videos: Path, settings: Flow, workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        extract(clips, videos, Path(folder, "out"), settings, FileCache(Path(folder, "cache"), None), workers=1)
+        with contextlib.redirect_stderr(io.StringIO()):  # its own bars
+            extract(clips, videos, Path(folder, "out"), settings, FileCache(Path(folder, "cache"), None), workers)
         return time.perf_counter() - start
 
 
+def _rate(pairs: int, seconds: float) -> str:
+    rate = pairs / seconds
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def _ratio(seconds: float, base: float) -> str:
+    return f"{seconds / base:.2f}"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"ERROR: {error}")
+    main()

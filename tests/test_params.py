@@ -46,7 +46,18 @@ def test_every_value_of_a_profile_says_what_it_does(path):
     "key, value, words",
     [
         ("flow.methd", "dis", ["flow.methd", "not a parameter", "'method'"]),
-        ("flow.method", "brox", ["flow.method", "'brox'", "'farneback', 'tvl1' or 'dis'"]),
+        ("flow.method", "brox", ["flow.method", "'brox'", "'farneback'", "'tvl1'", "'dis' or 'raft'"]),
+        ("flow.device", "gpu", ["flow.device", "'gpu'", "'auto', 'cpu' or 'cuda'"]),
+        ("flow.tvl1.preset", "best", ["flow.tvl1.preset", "'best'", "'fast', 'balanced' or 'accurate'"]),
+        ("flow.tvl1.lambda", 0, ["flow.tvl1.lambda", "0", "greater than 0"]),
+        ("flow.tvl1.lamda", 0.1, ["flow.tvl1.lamda", "not a parameter", "did you mean 'lambda'"]),
+        ("flow.tvl1.warps", 51, ["flow.tvl1.warps", "51", "integer from 1 to 50"]),
+        ("flow.tvl1.warps", [], ["flow.tvl1.warps", "[]", "integer from 1 to 50"]),
+        ("flow.tvl1.iterations", [10, 2.5], ["flow.tvl1.iterations", "[10, 2.5]", "integer from 1 to 500"]),
+        ("flow.tvl1.iterations", True, ["flow.tvl1.iterations", "True", "integer from 1 to 500"]),
+        ("flow.tvl1.median", 4, ["flow.tvl1.median", "4", "1, 3 or 5"]),
+        ("flow.tvl1_opencv.tau", 0.5, ["flow.tvl1_opencv.tau", "0.5", "0.25"]),
+        ("flow.raft.model", "tiny", ["flow.raft.model", "'tiny'", "'small' or 'large'"]),
         ("streams.spatial.lr", "fast", ["streams.spatial.lr", "'fast'", "number"]),
         ("streams.spatial.lr", -1.0, ["streams.spatial.lr", "-1.0", "greater than 0"]),
         ("streams.spatial.lr", float("nan"), ["streams.spatial.lr", "finite"]),
@@ -77,6 +88,11 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(demo_value
     assert message.startswith("params.yaml: ") and "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("value", [None, 3, [1, 2, 3], [500]])
+def test_the_iterations_of_tvl1_are_one_number_or_one_a_level(demo_values, value):
+    assert parse_params(_changed(demo_values, "flow.tvl1.iterations", value)).flow.tvl1.iterations == value
 
 
 def test_a_missing_key_is_named(demo_values):

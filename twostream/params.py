@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from twostream.errors import UserError
 from twostream.models.names import check_model_name
@@ -90,6 +98,33 @@ class Farneback(Section):
 
 
 class Tvl1(Section):
+    """Ours: a preset, and what departs from it (None: the preset's). `warps` and `iterations` may differ by level."""
+
+    preset: Literal["fast", "balanced", "accurate"]
+    lambda_: float | None = Field(gt=0, le=100, alias="lambda")
+    theta: float | None = Field(gt=0, le=100)
+    tau: float | None = Field(gt=0, le=1)
+    epsilon: float | None = Field(ge=0, le=10)
+    edge: float | None = Field(ge=0, le=1000)
+    exposure: bool | None
+    scales: int | None = Field(ge=1, le=20)
+    scale_step: float | None = Field(ge=0.3, le=0.95)
+    warps: int | list[int] | None
+    iterations: int | list[int] | None
+    median: Literal[1, 3, 5] | None
+    presmooth: float | None = Field(ge=0, le=5)
+
+    @field_validator("warps", "iterations", mode="before")
+    @classmethod
+    def _counts(cls, value: Any, info: ValidationInfo) -> Any:
+        most = {"warps": 50, "iterations": 500}[info.field_name]
+        counts = value if isinstance(value, list) else [value]
+        if value is not None and not (counts and all(type(n) is int and 1 <= n <= most for n in counts)):
+            raise ValueError(f"must be null, an integer from 1 to {most}, or a list of such, the finest level's first")
+        return value
+
+
+class Tvl1OpenCv(Section):
     # OpenCV takes a pyramid step of at most 1 and fails inside on 1, hence lt=1 here and above.
     tau: float = Field(gt=0, le=0.25)
     lambda_: float = Field(gt=0, le=10, alias="lambda")
@@ -107,15 +142,25 @@ class Dis(Section):
     preset: Literal["ultrafast", "fast", "medium"]
 
 
+class Raft(Section):
+    model: Literal["small", "large"]
+    weights: str = Field(min_length=1)
+    updates: int = Field(ge=1, le=100)
+
+
 class Flow(Section):
-    method: Literal["farneback", "tvl1", "dis"]
+    method: Literal["farneback", "farneback_opencv", "tvl1", "tvl1_opencv", "dis", "raft"]
+    device: Literal["auto", "cpu", "cuda"]
     short_side: int = Field(ge=16, le=2160)
     frames: int = Field(ge=0, le=10000)
     bound: float = Field(gt=0, le=1000)
     jpeg_quality: int = Field(ge=1, le=100)
     farneback: Farneback
+    farneback_opencv: Farneback
     tvl1: Tvl1
+    tvl1_opencv: Tvl1OpenCv
     dis: Dis
+    raft: Raft
 
     @field_validator("frames")
     @classmethod

@@ -7,7 +7,7 @@ import pytest
 from twostream.flow import make_solver
 from twostream.params import parse_params
 
-METHODS = ["farneback", "tvl1", "dis"]
+METHODS = ["farneback", "farneback_opencv", "tvl1_opencv", "dis"]
 GROUND_TRUTH = Path(__file__).parents[2].parent / "shared" / "data" / "flow_gt"
 
 
@@ -27,7 +27,9 @@ def test_identical_frames_have_no_flow(demo_values, method):
     assert np.abs(_solver(demo_values, method)(image, image)[8:-8, 8:-8]).max() < 0.01
 
 
-@pytest.mark.parametrize("method, tolerance", [("farneback", 0.1), ("tvl1", 0.05), ("dis", 0.1)])
+@pytest.mark.parametrize(
+    "method, tolerance", [("farneback", 0.1), ("farneback_opencv", 0.1), ("tvl1_opencv", 0.05), ("dis", 0.1)]
+)
 @pytest.mark.parametrize("shift", [(2, 0), (-1, 3)])
 def test_a_translation_is_found_in_x_and_y(demo_values, method, tolerance, shift):
     """The scene moves by `shift` pixels right and down, so flow is `shift` in the interior."""
@@ -52,6 +54,15 @@ def test_two_runs_give_the_same_bytes(demo_values, method):
     first, second = _texture(48, 64), _texture(48, 64, seed=1)
     solver = _solver(demo_values, method)
     assert solver(first, second).tobytes() == _solver(demo_values, method)(first, second).tobytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sequence_gives_the_flow_of_every_frame_to_the_next(demo_values, method):
+    frames = [_texture(48, 64, seed) for seed in range(3)]
+    flows = list(_solver(demo_values, method).sequence(frames))
+    assert len(flows) == 2
+    for flow, first, second in zip(flows, frames[:-1], frames[1:], strict=True):
+        assert flow.tobytes() == _solver(demo_values, method)(first, second).tobytes()
 
 
 @pytest.mark.skipif(not GROUND_TRUTH.is_dir(), reason="no ground-truth flow at hand")

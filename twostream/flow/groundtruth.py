@@ -1,0 +1,120 @@
+"""Pairs of frames whose flow is known: read from a folder, resized, and compared with what a solver finds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from twostream.errors import UserError
+
+UNKNOWN = 1e8  # a component of this size or more, or NaN, marks a pixel whose flow nobody knows
+_FLO_TAG = b"PIEH"  # 202021.25 as a little-endian float32
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
+
+class Pair(NamedTuple):
+    """Two images and the flow of the first to the second.
+
+    `first` and `second` are uint8 [H, W], `truth` float32 [H, W, 2] in pixels, 0 where it is unknown, `known` bool
+    [H, W].
+    """
+
+    name: str
+    first: np.ndarray
+    second: np.ndarray
+    truth: np.ndarray
+    known: np.ndarray
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """Every sequence of a folder, `<sequence>/{frame1.png, frame2.png, flow.flo}`, in the order of their names.
+
+    Raises:
+        UserError: the folder is none or holds no sequence; a file is missing, cut short or not what its name says; the
+            three sizes of a sequence differ, or none of its flow is known.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); name a folder of ground-truth pairs") from None
+    sequences = [folder / name for name in names if (folder / name).is_dir()]
+    if not sequences:
+        hint = "; name the folder above it" if "flow.flo" in names else ""
+        raise UserError(f"{folder}: holds no <sequence>/frame1.png, frame2.png, flow.flo{hint}")
+    return [_read_pair(sequence) for sequence in sequences]
+
+
+def _read_pair(folder: Path) -> Pair:
+    first, second = _read_image(folder / "frame1.png"), _read_image(folder / "frame2.png")
+    flow = read_flo(folder / "flow.flo")
+    if not first.shape == second.shape == flow.shape[:2]:
+        sizes = [f"{shape[1]}x{shape[0]}" for shape in (first.shape, second.shape, flow.shape)]
+        raise UserError(f"{folder}: sizes differ: frame1.png {sizes[0]}, frame2.png {sizes[1]}, flow.flo {sizes[2]}")
+    known = (np.abs(flow) < UNKNOWN).all(axis=-1)  # False for NaN too
+    if not known.any():
+        raise UserError(f"{folder / 'flow.flo'}: no pixel's flow is known; take this sequence away")
+    return Pair(folder.name, first, second, np.where(known[..., None], flow, np.float32(0)), known)
+
+
+def read_flo(path: Path) -> np.ndarray:
+    """The flow of a Middlebury `.flo` file, float32 [H, W, 2] in pixels, unknown values as they stand.
+
+    Raises:
+        UserError: the file is missing, is no `.flo` file, or is shorter or longer than its header says.
+    """
+    data = _read_bytes(path)
+    if len(data) < 12 or data[:4] != _FLO_TAG:
+        raise UserError(f"{path}: not a .flo file, or cut short; fetch it again")
+    width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, offset=4))
+    wanted = 12 + 8 * width * height
+    if width < 1 or height < 1 or len(data) != wanted:
+        raise UserError(f"{path}: {len(data)} bytes where {width}x{height} flow needs {wanted}; fetch it again")
+    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    data = _read_bytes(path)
+    # Told apart here because the PNG library prints lines of its own about a file that is cut short.
+    whole = data.startswith(_PNG_START) and _PNG_END in data
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if whole else None
+    if image is None:
+        raise UserError(f"{path}: not a PNG image, or cut short; fetch it again")
+    return image
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); every sequence needs it") from None
+
+
+def resized(pair: Pair, width: int, height: int) -> Pair:
+    """The pair at another size.
+
+    Images are resized by area. Flow is averaged by area over the pixels where it is known, and its x and y are scaled
+    as the sides are; a pixel is known where at least half of its area was.
+    """
+    if pair.known.shape == (height, width):
+        return pair
+
+    def by_area(image: np.ndarray) -> np.ndarray:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+    coverage = by_area(pair.known.astype(np.float32))
+    known = coverage >= 0.5
+    if not known.any():
+        raise UserError(f"{pair.name}: no pixel's flow is known at {width}x{height}; choose a larger size")
+    scale = np.float32([width / pair.known.shape[1], height / pair.known.shape[0]])
+    truth = by_area(pair.truth) / np.maximum(coverage, 0.5)[..., None] * scale
+    truth = np.where(known[..., None], truth, np.float32(0))
+    return Pair(pair.name, by_area(pair.first), by_area(pair.second), truth, known)
+
+
+def end_point_error(flow: np.ndarray, pair: Pair) -> float:
+    """Mean end-point error (EPE) in pixels: the length of what flow [H, W, 2] differs by, over all known pixels."""
+    return float(np.linalg.norm(flow - pair.truth, axis=-1)[pair.known].mean(dtype=np.float64))
