@@ -93,7 +93,7 @@ def test_a_sequence_gives_every_pairs_flow(solve):
     assert i == 2
 
 
-@pytest.mark.parametrize("gains", [(0.5, 0.5), (1.0, 0.5), (1.0, 1.2)])
+@pytest.mark.parametrize("gains", [(0.5, 0.5), (1.0, 0.5), (1.0, 0.8)])
 def test_a_change_of_exposure_moves_the_flow_by_little(solve, gains):
     images = gains[0] * _texture(120, 160), gains[1] * _texture(120, 160, (2.5, 1.25))
     flow = solve(*(image.clip(0, 255).round().astype(np.uint8) for image in images))
