@@ -109,7 +109,9 @@ def _copy_project(work: Path) -> None:
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, work / name)
     if not (work / ".git").exists():
-        subprocess.run(["git", "init", "-q"], cwd=work, check=True)
+        identity = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org")
+        for step in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "benchmark"]):
+            subprocess.run(["git", *step], cwd=work, check=True)  # DVC wants a commit to start from
 
 
 def _repro(work: Path, values: dict) -> None:

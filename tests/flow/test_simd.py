@@ -59,20 +59,23 @@ def _movements(table, indices, out):
     store(out, 4 * LANES, splat(simd.lane(x, 5)))
     store(out, 5 * LANES, splat(1.0 if simd.any_of(x > splat(18.5)) else 0.0))
     store(out, 6 * LANES, splat(1.0 if simd.any_of(x > splat(19.5)) else 0.0))
+    store(out, 7 * LANES, simd.interleaved_low(x, simd.ramp()))
+    store(out, 8 * LANES, simd.interleaved_high(x, simd.ramp()))
 
 
 def test_lanes_are_moved_where_they_should_be():
     table = np.arange(100, dtype=np.float32) ** 2
     indices = np.random.default_rng(1).permutation(20)[:LANES].astype(np.float32)
     indices[3] = 19
-    out = np.zeros(7 * LANES, np.float32)
+    out = np.zeros(9 * LANES, np.float32)
     _movements(table, indices, out)
-    rows = out.reshape(7, LANES)
+    rows = out.reshape(9, LANES)
     whole = indices.astype(int)
     np.testing.assert_array_equal(rows[0], table[whole + 3])
     np.testing.assert_array_equal(rows[1], table[3 * whole])
     np.testing.assert_array_equal(rows[2], [99, *indices[:-1]])
     np.testing.assert_array_equal(rows[3], np.arange(LANES))
+    np.testing.assert_array_equal(rows[7:].ravel(), np.stack([indices, np.arange(LANES)], axis=1).ravel())
     assert (rows[4] == indices[5]).all() and (rows[5] == 1).all() and (rows[6] == 0).all()
 
 

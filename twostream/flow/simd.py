@@ -138,6 +138,22 @@ def shifted_in(typing, before, value):
     return floats(floats, floats), generate
 
 
+def _interleaving(picks):
+    @intrinsic
+    def function(typing, a, b):
+        def generate(context, builder, signature, arguments):
+            return builder.shuffle_vector(*arguments, ir.Constant(ir.VectorType(_INT, LANES), picks))
+
+        return floats(floats, floats), generate
+
+    return function
+
+
+# a0 b0 a1 b1 ... of the first, and of the last, eight lanes of two vectors.
+interleaved_low = _interleaving([i // 2 + LANES * (i % 2) for i in range(LANES)])
+interleaved_high = _interleaving([(LANES + i) // 2 + LANES * (i % 2) for i in range(LANES)])
+
+
 @intrinsic
 def lane(typing, value, index):
     """One lane of a vector; `index` is a literal or a loop's counter."""

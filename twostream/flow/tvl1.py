@@ -31,7 +31,7 @@ from twostream.flow import Solver
 if TYPE_CHECKING:
     from twostream.params import Tvl1
 
-PARTS = ("simd.py", "tvl1_cpu.py", "tvl1_torch.py")
+PARTS = ("simd.py", "tvl1_cpu.py", "tvl1_torch.py", "tvl1_triton.py")
 SMALLEST = 14  # pixels: no level has a shorter side, but for the first
 
 
@@ -206,7 +206,7 @@ class Tvl1Cpu(Solver):
                 coarse, (h, w) = workspace[level + 1][0], sizes[level + 1]
                 taps = *enlarge_taps(h, height), *enlarge_taps(w, width)
                 gains = np.float32(width / w), np.float32(height / h)
-                k.enlarge(coarse, k.stride_of(w), state, stride, *taps, rows, *gains)
+                k.enlarge(coarse, w, k.stride_of(w), state, stride, *taps, rows, *gains)
                 k.clear_edges(state, height, width, stride)
             warps, iterations = per_level(recipe.warps, level), per_level(recipe.iterations, level)
             coarsest = level == len(sizes) - 1

@@ -21,6 +21,8 @@ from twostream.flow.simd import (
     gather,
     greater,
     inlined,
+    interleaved_high,
+    interleaved_low,
     ints_add_scaled,
     inverse_root,
     kernel,
@@ -95,33 +97,35 @@ def shrink(source, source_stride, rows, row_weights, columns, column_weights, bu
 
 
 @kernel
-def enlarge(source, source_stride, target, stride, rows, row_weights, columns, column_weights, buffer, gain_x, gain_y):
+def enlarge(
+    source, width, source_stride, target, stride, rows, row_weights, columns, column_weights, buffer, gain_x, gain_y
+):
     """Bring flow (scaled by the gains) and dual variables from a coarse state to a fine one, bilinearly.
 
-    `rows` [h, 2] and `columns` [w, 2] hold the neighbours of each fine pixel, with their weights; `buffer` six rows.
+    `rows` [h, 2] and `columns` [w, 2] hold the two neighbours of each fine pixel, with their weights; `width` is the
+    coarse one. Exactly twice the width, as it mostly is, goes by whole vectors.
     """
-    width = source_stride
     for y in range(rows.shape[0]):
         above, below = rows[y, 0] + 1, rows[y, 1] + 1
         first, second = splat(row_weights[y, 0]), splat(row_weights[y, 1])
-        for plane in range(6):
-            gain = splat(gain_x if plane == 0 else gain_y if plane == 1 else np.float32(1.0))
-            top = (above * PLANES + UB + plane) * source_stride
-            bottom = (below * PLANES + UB + plane) * source_stride
+        for plane in range(UB, PVY + 1):
+            gain = splat(gain_x if plane == UB else gain_y if plane == VB else np.float32(1.0))
+            top, bottom = (above * PLANES + plane) * source_stride, (below * PLANES + plane) * source_stride
             for x in range(0, source_stride, LANES):
-                blend = first * load(source, top + x) + second * load(source, bottom + x)
-                store(buffer, plane * width + x, gain * blend)
-        row = ((y + 1) * PLANES + UB) * stride + LANES
-        for x in range(columns.shape[0]):
-            left, right = LANES + columns[x, 0], LANES + columns[x, 1]
-            near, far = column_weights[x, 0], column_weights[x, 1]
-            i = row + x
-            target[i] = near * buffer[left] + far * buffer[right]
-            target[i + stride] = near * buffer[width + left] + far * buffer[width + right]
-            target[i + 2 * stride] = near * buffer[2 * width + left] + far * buffer[2 * width + right]
-            target[i + 3 * stride] = near * buffer[3 * width + left] + far * buffer[3 * width + right]
-            target[i + 4 * stride] = near * buffer[4 * width + left] + far * buffer[4 * width + right]
-            target[i + 5 * stride] = near * buffer[5 * width + left] + far * buffer[5 * width + right]
+                store(buffer, x, gain * (first * load(source, top + x) + second * load(source, bottom + x)))
+            row = ((y + 1) * PLANES + plane) * stride + LANES
+            if columns.shape[0] == 2 * width:
+                buffer[LANES - 1], buffer[LANES + width] = buffer[LANES], buffer[LANES + width - 1]
+                for x in range(0, width, LANES):
+                    here = splat(0.75) * load(buffer, LANES + x)
+                    even = splat(0.25) * load(buffer, LANES + x - 1) + here
+                    odd = splat(0.25) * load(buffer, LANES + x + 1) + here
+                    store(target, row + 2 * x, interleaved_low(even, odd))
+                    store(target, row + 2 * x + LANES, interleaved_high(even, odd))
+                continue
+            for x in range(columns.shape[0]):
+                left, right = buffer[LANES + columns[x, 0]], buffer[LANES + columns[x, 1]]
+                target[row + x] = column_weights[x, 0] * left + column_weights[x, 1] * right
 
 
 @inlined
@@ -321,11 +325,6 @@ def _pair(a, b):
 
 
 @inlined
-def _pair(a, b):
-    return lesser(a, b), greater(a, b)
-
-
-@inlined
 def _sort5(a, b, c, d, e):
     a, b = _pair(a, b)
     d, e = _pair(d, e)
@@ -337,51 +336,6 @@ def _sort5(a, b, c, d, e):
     b, d = _pair(b, d)
     b, c = _pair(b, c)
     return a, b, c, d, e
-
-
-@inlined
-def _middle_of_13(a, b, c, d, e, f, g, h, i, j, k, n, m):
-    # Of eight, neither the smallest nor the largest can be the seventh of thirteen; a new one takes their place.
-    a, h = _pair(a, h)
-    b, g = _pair(b, g)
-    c, f = _pair(c, f)
-    d, e = _pair(d, e)
-    a, b = _pair(a, b)
-    a, c = _pair(a, c)
-    a, d = _pair(a, d)
-    e, h = _pair(e, h)
-    f, h = _pair(f, h)
-    g, h = _pair(g, h)
-    b, i = _pair(b, i)
-    c, g = _pair(c, g)
-    d, f = _pair(d, f)
-    b, c = _pair(b, c)
-    b, d = _pair(b, d)
-    b, e = _pair(b, e)
-    e, i = _pair(e, i)
-    f, i = _pair(f, i)
-    g, i = _pair(g, i)
-    c, j = _pair(c, j)
-    d, g = _pair(d, g)
-    e, f = _pair(e, f)
-    c, d = _pair(c, d)
-    c, e = _pair(c, e)
-    f, j = _pair(f, j)
-    g, j = _pair(g, j)
-    d, k = _pair(d, k)
-    e, g = _pair(e, g)
-    d, e = _pair(d, e)
-    d, f = _pair(d, f)
-    f, k = _pair(f, k)
-    g, k = _pair(g, k)
-    e, n = _pair(e, n)
-    f, g = _pair(f, g)
-    e, f = _pair(e, f)
-    g, n = _pair(g, n)
-    f, m = _pair(f, m)
-    f, g = _pair(f, g)
-    g, m = _pair(g, m)
-    return g
 
 
 @kernel
@@ -400,7 +354,8 @@ def median5(state, ring, height, width, stride):
     """5x5 median of U and V into UB and VB, borders repeated; `repeat_flow_border` comes first.
 
     Each row's five neighbours are sorted once, for the five rows of results that they serve (`ring`, [25 * stride]).
-    Sorting those five rows' values rank by rank then leaves 13 values that can be the median of the 25.
+    Once those five rows' values are sorted rank by rank too, 13 can be the median of the 25: it is the median of the
+    largest of four, the median of five and the smallest of four, by the diagonals of the sorted square.
     """
     for plane in range(U, V + 1):
         for ahead in range(-2, height + 2):
@@ -428,7 +383,11 @@ def median5(state, ring, height, width, stride):
                 _, c1, c2, c3, _ = _sort5(*_ring_column(ring, x + 2 * next_rank, row_step))
                 d0, d1, d2, _, _ = _sort5(*_ring_column(ring, x + 3 * next_rank, row_step))
                 e0, e1, _, _, _ = _sort5(*_ring_column(ring, x + 4 * next_rank, row_step))
-                store(state, target + x, _middle_of_13(a3, b2, c1, d0, c3, d2, b4, e1, a4, b3, c2, d1, e0))
+                low = greater(greater(a3, b2), greater(c1, d0))
+                _, _, middle, _, _ = _sort5(a4, b3, c2, d1, e0)
+                high = lesser(lesser(b4, c3), lesser(d2, e1))
+                _, median, _ = _sort3(low, middle, high)
+                store(state, target + x, median)
 
 
 @inlined
