@@ -1,0 +1,88 @@
+"""A project of its own for benchmarks that run the whole pipeline many times, and the comparison of the outcomes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from twostream.clips import read_clips
+from twostream.errors import UserError
+from twostream.scores import read_scores
+
+ROOT = Path(__file__).parents[1]
+
+
+def copy_project(work: Path) -> None:
+    """Copy what git tracks, or would, into a repository of its own; what was computed there before stays."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if not name.startswith(("tests/", "metrics/", "dvc.lock")) and (ROOT / name).is_file():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, work / name)
+    if not (work / ".git").exists():
+        identity = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org")
+        for step in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "benchmark"]):
+            subprocess.run(["git", *step], cwd=work, check=True)  # DVC wants a commit to start from
+
+
+def repro(work: Path, values: dict, target: str) -> None:
+    """Run the pipeline up to a stage with these parameters.
+
+    Raises:
+        UserError: it failed; DVC has said why.
+    """
+    (work / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["dvc", "repro", target], cwd=work, env={**os.environ, "PATH": path})
+    if done.returncode:
+        raise UserError(f"dvc repro failed in {work}; its last lines say why")
+
+
+def right_clips(work: Path, file: str) -> pd.Series:
+    """Whether each test clip (index: clip id) is told right by the scores in a file, as 0 or 1."""
+    scores = read_scores(work / file)
+    tested = np.asarray(scores.subset) == "test"
+    right = np.asarray(scores.logits).argmax(axis=1) == np.asarray(scores.label)
+    return pd.Series(right[tested].astype(float), index=np.asarray(scores.clip_id)[tested])
+
+
+def groups_of(work: Path) -> pd.Series:
+    """The group of every clip id."""
+    return read_clips(work / "data" / "clips.csv").set_index("clip_id")["group"]
+
+
+def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series, draws: int = 10_000) -> pd.DataFrame:
+    """Top-1 in per cent by method, and differences to the first method, with intervals over groups.
+
+    Args:
+        right: by method and seed, whether each clip (index: clip id) was told right.
+        groups: the group of every clip id; groups are drawn with replacement, whole.
+        draws: of the bootstrap.
+    """
+    methods = list(dict.fromkeys(method for method, _ in right))
+    accuracy = pd.DataFrame(
+        {m: pd.concat([s for (k, _), s in right.items() if k == m], axis=1).mean(1) for m in methods}
+    )
+    by_group = accuracy.groupby(groups.reindex(accuracy.index)).agg(["sum", "count"])
+    sums = np.stack([by_group[m, "sum"] for m in methods], axis=1)
+    counts = by_group[methods[0], "count"].to_numpy()
+    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
+    means = 100 * (drawn @ sums) / (drawn @ counts)[:, None]
+    rows = []
+    for k, method in enumerate(methods):
+        seeds = [100 * s.mean() for (m, _), s in right.items() if m == method]
+        low, high = np.percentile(means[:, k], [2.5, 97.5])
+        less, more = np.percentile(means[:, k] - means[:, 0], [2.5, 97.5])
+        row = {"method": method, "seeds": " ".join(f"{s:.1f}" for s in seeds), "top1": round(float(np.mean(seeds)), 1)}
+        row |= {"low": round(low, 1), "high": round(high, 1)}
+        row |= {"difference": round(row["top1"] - rows[0]["top1"], 1) if rows else 0.0}
+        rows.append(row | {"difference_low": round(less, 1), "difference_high": round(more, 1)})
+    return pd.DataFrame(rows)
