@@ -33,6 +33,13 @@ def test_short_clips_are_looped(count):
     assert frames[0].tolist() == [(frames[0, 0] + i) % count for i in range(16)]
 
 
+def test_a_short_clip_is_looped_alike_when_it_validates_and_scores():
+    wanted = [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert validation_frames(5, _segments(1, frames=8)).tolist() == wanted
+    assert scoring_frames(5, _segments(3, frames=8), segments=4).tolist() == wanted * 4
+    assert scoring_frames(5, _segments(1, frames=4, stride=2), segments=1).tolist() == [[0, 2, 4, 1]]
+
+
 def test_uniform_frames_span_the_whole_clip():
     sampling = Sampling(mode="uniform", segments=1, frames=16, stride=1)
     frames = training_frames(93, sampling, np.random.default_rng(0))

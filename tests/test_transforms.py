@@ -5,12 +5,27 @@ from conftest import moving_texture
 from twostream.clipstore import ClipReader, write_clip
 from twostream.flow.encoding import decode_flow, encode_flow
 from twostream.params import Augment
-from twostream.transforms import View, apply_view, crop_places, draw_view, read_view, scoring_views
+from twostream.transforms import (
+    View,
+    apply_view,
+    crop_places,
+    demean_codes,
+    draw_view,
+    read_view,
+    scoring_views,
+    tone_curve,
+)
+
+
+def _augment(**changes):
+    return Augment(**{"scales": [1.0], "flip": False, "jitter": 0.0, "gamma": 0.0, "dark": 0.0, **changes})
 
 
 def test_a_view_is_the_same_for_all_its_frames():
     frames = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 20, 20, 3)).astype(np.uint8), 4, axis=0)
-    view = draw_view(20, 20, Augment(scales=[1.0], flip=True, jitter=0.5), np.random.default_rng(3))
+    augment = _augment(flip=True, jitter=0.5, gamma=0.5, dark=1.0)
+    view = draw_view(20, 20, augment, np.random.default_rng(3))
+    assert view.tone is not None and view.noise is not None
     out = apply_view(frames, view)
     assert not np.array_equal(out[0], frames[0])
     assert all(np.array_equal(out[0], other) for other in out[1:])
@@ -33,7 +48,7 @@ def test_crops_are_squares_inside_the_frame(size):
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(300):
-        view = draw_view(*size, Augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.0), rng)
+        view = draw_view(*size, _augment(scales=[1.0, 0.75, 0.5], flip=True), rng)
         assert 0 <= view.left <= size[0] - view.side and 0 <= view.top <= size[1] - view.side
         seen.add((view.side, view.flip))
     assert {side for side, _ in seen} == {30, 22, 15} and {flip for _, flip in seen} == {False, True}
@@ -53,10 +68,121 @@ def test_jitter_keeps_grey_grey_and_moves_brightness_by_no_more_than_it_says():
     grey = np.full((1, 4, 4, 3), 100, np.uint8)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        view = draw_view(4, 4, Augment(scales=[1.0], flip=False, jitter=0.2), rng)
+        view = draw_view(4, 4, _augment(jitter=0.2), rng)
         out = apply_view(grey, view).astype(int)
         assert np.ptp(out) <= 1  # rounding
         assert 100 * 0.8 * 0.8 - 26 <= out.mean() <= 100 * 1.2 * 1.2 + 26
+
+
+def test_a_tone_curve_is_255_times_gain_times_the_power():
+    assert tone_curve(2.0)[[0, 64, 128, 255]].tolist() == [
+        0,
+        16,
+        64,
+        255,
+    ]  # 64 ** 2 / 255 = 16.06, 128 ** 2 / 255 = 64.25
+    assert tone_curve(0.5)[[0, 64, 128, 255]].tolist() == [0, 128, 181, 255]  # sqrt(255 v): 127.7, 180.7
+    assert tone_curve(1.0).tolist() == list(range(256))
+    assert tone_curve(1.0, gain=0.3)[[10, 200]].tolist() == [3, 60]
+
+
+def test_tone_is_applied_to_each_channel_of_frames_and_not_to_flow():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    view = View(0, 0, 5, flip=True, tone=tone_curve(2.0), noise=(3.0, 0))
+    plain = apply_view(frames, View(0, 0, 5, flip=True, tone=tone_curve(2.0)))
+    assert np.array_equal(plain, np.rint(255 * (frames[:, :, ::-1] / 255) ** 2).astype(np.uint8))
+    codes = frames[..., :2]
+    assert np.array_equal(apply_view(codes, view), apply_view(codes, View(0, 0, 5, flip=True)))
+
+
+def test_gamma_is_drawn_evenly_on_both_sides_of_one():
+    rng = np.random.default_rng(0)
+    tones = [draw_view(4, 4, _augment(gamma=0.5), rng).tone for _ in range(2000)]
+    exponents = np.log(np.stack(tones)[:, 100] / 255) / np.log(100 / 255)
+    assert 1 / 1.5 - 0.01 <= exponents.min() < 0.69 and 1.46 < exponents.max() <= 1.5 + 0.01
+    # log-uniform: a quarter of the draws lies below 1.5 ** -0.5, half of them below 1
+    assert np.quantile(exponents, [0.25, 0.5, 0.75]) == pytest.approx(1.5 ** np.array([-0.5, 0, 0.5]), abs=0.03)
+
+
+def test_dark_views_come_as_often_as_asked_and_lose_light_and_gain_noise():
+    rng = np.random.default_rng(0)
+    views = [draw_view(4, 4, _augment(dark=0.25), rng) for _ in range(2000)]
+    dark = [view for view in views if view.noise is not None]
+    assert len(dark) == pytest.approx(500, abs=4 * np.sqrt(2000 * 0.25 * 0.75))
+    assert all(view.tone is None for view in views if view.noise is None)
+    gains = np.array([view.tone[200] / 200 for view in dark])
+    assert 0.29 < gains.min() < 0.32 and 0.98 < gains.max() <= 1
+    assert len({view.noise[1] for view in dark}) == len(dark)
+    deviations = np.array([view.noise[0] for view in dark])
+    assert np.allclose(deviations, 6 * (1 - gains), atol=0.02)
+
+
+def test_noise_has_the_deviation_it_says_and_stays_within_8_bits():
+    grey = np.full((3, 100, 100, 3), 60, np.uint8)
+    out = apply_view(grey, View(0, 0, 100, noise=(4.0, 1))).astype(float)
+    assert out.mean() == pytest.approx(60, abs=0.1) and out[0].std() == pytest.approx(4, abs=0.1)
+    assert np.array_equal(out[0], out[2])
+    black = apply_view(grey * 0, View(0, 0, 100, noise=(4.0, 1)))
+    assert black.max() < 30  # nothing wraps around
+    assert not np.array_equal(out, apply_view(grey, View(0, 0, 100, noise=(4.0, 2))))
+
+
+def test_light_changes_nothing_else_that_is_drawn():
+    plain = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3)
+    lit = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3, gamma=0.5, dark=0.5)
+    for seed in range(20):
+        one, other = (draw_view(40, 30, augment, np.random.default_rng(seed)) for augment in (plain, lit))
+        assert (one.left, one.top, one.side, one.flip) == (other.left, other.top, other.side, other.flip)
+        assert np.array_equal(one.colour, other.colour)
+
+
+def test_demeaning_makes_the_median_of_each_field_zero_motion():
+    rng = np.random.default_rng(0)
+    codes = rng.normal([110, 150], 15, (4, 30, 40, 2)).clip(1, 255).astype(np.uint8)
+    out = demean_codes(codes)
+    assert out.dtype == np.uint8
+    medians = np.quantile(codes.reshape(4, -1, 2), 0.5, axis=1, method="lower")
+    assert np.array_equal(out, codes.astype(int) + 128 - medians[:, None, None])
+    assert (np.quantile(out.reshape(4, -1, 2), 0.5, axis=1, method="lower") == 128).all()
+
+
+def test_motion_of_the_camera_changes_nothing_after_demeaning():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(80, 170, (3, 30, 40, 2)).astype(np.uint8)
+    camera = np.array([[20, -30], [-15, 40], [0, 7]])  # code units, another motion every frame
+    moved = (codes + camera[:, None, None]).astype(np.uint8)
+    assert np.array_equal(demean_codes(moved), demean_codes(codes))
+
+
+def test_demeaned_motion_beyond_the_codes_is_clipped():
+    codes = np.full((1, 4, 4, 2), 250, np.uint8)
+    codes[0, 0, 0], codes[0, 0, 1] = 2, 255
+    assert demean_codes(codes)[0, 0, :3].tolist() == [[1, 1], [133, 133], [128, 128]]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_demeaned_view_of_flow_is_the_same_under_any_motion_of_the_camera(tmp_path, flip):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(0, 0.05, (2, 48, 64, 2)), axis=2).astype(np.float32)
+    for name, camera in (("still", (0.0, 0.0)), ("pan", (2.0, -1.5))):
+        meta = {"modality": "flow"}
+        write_clip(tmp_path / name, [encode_flow(field + np.float32(camera), 8.0) for field in smooth], 98, meta)
+
+    def view(name, demean):
+        with ClipReader(tmp_path / name) as clip:
+            return read_view(clip, np.array([[0, 1]]), View(8, 0, 32, flip), 24, demean).astype(int)
+
+    assert np.abs(view("pan", True) - view("still", True)).max() <= 3  # JPEG and rounding
+    assert np.abs(view("pan", False) - view("still", False)).mean() > 20
+
+
+def test_the_median_is_that_of_the_whole_picture_not_of_the_crop(tmp_path):
+    field = np.zeros((32, 64, 2), np.float32)
+    field[:, :24] = 3.0  # somebody who fills the crop, but not the picture
+    write_clip(tmp_path / "a.zip", [encode_flow(field, 8.0)], 98, {"modality": "flow"})
+    with ClipReader(tmp_path / "a.zip") as clip:
+        out = read_view(clip, np.array([[0]]), View(0, 8, 16), 16, demean=True)
+    assert np.abs(decode_flow(out, 8.0) - 3.0).max() < 0.2
 
 
 def test_reading_a_view_crops_where_it_says(tmp_path):

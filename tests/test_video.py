@@ -124,3 +124,13 @@ def test_variable_frame_rate_keeps_every_frame(tmp_path):
 
 def test_a_missing_file_is_a_reason_not_a_crash(tmp_path):
     assert "No such file" in probe(tmp_path / "none.avi").reason
+
+
+@pytest.mark.parametrize("name, codec", [("a.avi", "mpeg4"), ("b.avi", "mjpeg"), ("c.mkv", "ffv1")])
+def test_grey_frames_are_what_ffmpeg_converts_them_to(tmp_path, name, codec):
+    """Of luma from 16 to 235 and of the full range; checkered black and white reaches beyond both ends."""
+    frames = [np.random.default_rng(i).choice([0, 255], (48, 70, 3)).astype(np.uint8) for i in range(3)]
+    path = write_video(tmp_path / name, frames, codec=codec)
+    with av.open(str(path)) as container:
+        wanted = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(list(read_frames(path, "gray")), wanted)

@@ -52,7 +52,7 @@ def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, met
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.part")
+    beside = path.with_name(f".part.{os.getpid()}")
     count, size = 0, (0, 0)
     try:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
@@ -134,10 +134,7 @@ class ClipReader:
 
 
 def _encode(frame: np.ndarray, quality: int) -> bytes:
-    if frame.shape[2] == 2:
-        image = np.concatenate([frame[..., 0], frame[..., 1]], axis=1)
-    else:
-        image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    image = cv2.hconcat(cv2.split(frame)) if frame.shape[2] == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 

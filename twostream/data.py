@@ -55,8 +55,11 @@ class TrainingViews(Dataset):
     Returns uint8 [S, C, L, H, W] and the label.
     """
 
-    def __init__(self, examples: list[Example], sampling: Sampling, augment: Augment, size: int, seed: int):
+    def __init__(
+        self, examples: list[Example], sampling: Sampling, augment: Augment, size: int, seed: int, demean: bool = False
+    ):
         self.examples, self.sampling, self.augment, self.size, self.seed = examples, sampling, augment, size, seed
+        self.demean = demean
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -68,14 +71,14 @@ class TrainingViews(Dataset):
         with ClipReader(example.path) as clip:
             frames = training_frames(len(clip), self.sampling, rng)
             view = draw_view(clip.meta["width"], clip.meta["height"], self.augment, rng)
-            return _to_tensor(read_view(clip, frames, view, self.size)), example.label
+            return _to_tensor(read_view(clip, frames, view, self.size, self.demean)), example.label
 
 
 class ValidationViews(Dataset):
     """The middle view of each clip: uint8 [S, C, L, H, W] and the label."""
 
-    def __init__(self, examples: list[Example], sampling: Sampling, size: int):
-        self.examples, self.sampling, self.size = examples, sampling, size
+    def __init__(self, examples: list[Example], sampling: Sampling, size: int, demean: bool = False):
+        self.examples, self.sampling, self.size, self.demean = examples, sampling, size, demean
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -85,28 +88,30 @@ class ValidationViews(Dataset):
         with ClipReader(example.path) as clip:
             (view,) = scoring_views(clip.meta["width"], clip.meta["height"], crops=1, flip=False)
             frames = validation_frames(len(clip), self.sampling)
-            return _to_tensor(read_view(clip, frames, view, self.size)), example.label
+            return _to_tensor(read_view(clip, frames, view, self.size, self.demean)), example.label
 
 
 class ScoringViews(Dataset):
     """All views of a clip that are scored: uint8 [V, 1, C, L, H, W], V = segments x crops x flips, and the index."""
 
-    def __init__(self, examples: list[Example], sampling: Sampling, score: Score, size: int):
-        self.examples, self.sampling, self.score, self.size = examples, sampling, score, size
+    def __init__(self, examples: list[Example], sampling: Sampling, score: Score, size: int, demean: bool = False):
+        self.examples, self.sampling, self.score, self.size, self.demean = examples, sampling, score, size, demean
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         with ClipReader(self.examples[index].path) as clip:
-            return read_scoring_views(clip, self.sampling, self.score, self.size), index
+            return read_scoring_views(clip, self.sampling, self.score, self.size, self.demean), index
 
 
-def read_scoring_views(clip: ClipReader, sampling: Sampling, score: Score, size: int) -> torch.Tensor:
+def read_scoring_views(
+    clip: ClipReader, sampling: Sampling, score: Score, size: int, demean: bool = False
+) -> torch.Tensor:
     """The views of one clip, uint8 [V, 1, C, L, H, W]."""
     frames = scoring_frames(len(clip), sampling, score.segments)
     views = scoring_views(clip.meta["width"], clip.meta["height"], score.crops, score.flip)
-    return torch.cat([_to_tensor(read_view(clip, frames, view, size)) for view in views])[:, None]
+    return torch.cat([_to_tensor(read_view(clip, frames, view, size, demean)) for view in views])[:, None]
 
 
 class EpochSampler(Sampler):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import itertools
 import os
+import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +25,38 @@ from twostream import clipstore
 from twostream.cache import FileCache, code_digest, digest_of, key_of
 from twostream.clipstore import stored_size, write_clip
 from twostream.errors import UserError
-from twostream.flow import make_solver
+from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
-from twostream.parallel import unordered
+from twostream.flowserver import FlowServer, solve_remotely
+from twostream.parallel import cores, unordered
 from twostream.params import Flow, Rgb
 from twostream.video import VideoError, read_frames
 
 Modality = Literal["rgb", "flow"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    clip_id: str
+    video: Path
+    target: Path
+    frames: int
+    digest: str = ""  # SHA-256 of the video
+    done: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all clips have in common."""
+
+    settings: Rgb | Flow
+    device: str
+    made_of: dict[str, Any]
+    cache: FileCache
+
+    def key(self, job: _Job) -> str:
+        return key_of(source=job.digest, **self.made_of)
 
 
 def extract(
@@ -33,73 +64,120 @@ def extract(
 ) -> dict[str, int]:
     """Write `out/<clip id>.zip` for every clip with status ok; the modality follows from the type of `settings`.
 
+    What the cache holds is served first. The rest is decoded, solved and encoded clip by clip, each in one process on
+    one thread; where flow is solved on a GPU, that is done for all of them in this process (`twostream.flowserver`).
+
     Args:
         clips: the table of `clips.csv`.
         videos: folder of the videos, `<class>/<file>`.
         out: folder of the clip files; each appears whole or not at all.
         settings: the parameter section of the modality.
         cache: where clips that were extracted before are taken from.
-        workers: processes; 0 means one a core.
+        workers: processes; 0 means one a core, and two a core beside a GPU.
 
     Returns:
         Counts: `clips`, `extracted` (computed now) and `cached` (taken from the cache).
 
     Raises:
-        UserError: a clip that could be read when it was listed cannot be read now.
+        UserError: a clip that could be read when it was listed cannot be read now, there is no GPU that
+            `flow.device` asks for, or it fails.
     """
-    usable = clips[clips["status"] == "ok"].sort_values("frames", ascending=False, kind="stable")
-    jobs = [(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
-    code = code_digest(*_code_files(settings))
-    work = functools.partial(_extract_one, settings=settings, cache=cache, code=code)
-    counts = {"clips": len(jobs), "extracted": 0, "cached": 0}
-    failed = []
-    for clip_id, built, error in unordered(work, jobs, workers=workers, what=_modality(settings)):
-        if error:
-            failed.append(f"{clip_id!r} ({error})")
-        else:
-            counts["extracted" if built else "cached"] += 1
+    usable = clips[clips["status"] == "ok"]
+    jobs = [_Job(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
+    device = resolve_device(settings) if isinstance(settings, Flow) else "cpu"
+    work = _Work(settings, device, _made_of(settings, device), cache)
+    workers = workers or cores() * (2 if device == "cuda" else 1)  # two: one decodes or encodes while another waits
+
+    modality = _modality(settings)
+    jobs = list(unordered(functools.partial(_look_up, work), jobs, workers=workers, what=f"{modality}: cached"))
+    left = sorted((job for job in jobs if not (job.done or job.error)), key=lambda job: (-job.frames, job.clip_id))
+    extracted = []
+    if left:
+        with _prepared(settings, device) as server:
+            extract_one = functools.partial(_extract_one, work, server)
+            extracted += unordered(extract_one, left, workers=workers, what=modality)
+    failed = sorted((job for job in jobs + extracted if job.error), key=lambda job: job.clip_id)
     if failed:
-        raise UserError(
-            f"{len(failed)} clips cannot be read any more: {', '.join(failed[:5])}; run `dvc repro --force split`"
-        )
-    return counts
+        named = ", ".join(f"{job.clip_id!r} ({job.error})" for job in failed[:5])
+        raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force split`")
+    built = sum(job.done for job in extracted)
+    return {"clips": len(jobs), "extracted": built, "cached": len(jobs) - built}
 
 
-def _extract_one(
-    job: tuple[str, Path, Path, int], settings: Rgb | Flow, cache: FileCache, code: str
-) -> tuple[str, bool, str]:
-    clip_id, video, target, frames = job
+def _look_up(work: _Work, job: _Job) -> _Job:
+    """The job with its video's digest, done if the cache has its clip."""
+    try:
+        job = replace(job, digest=digest_of(job.video))
+    except OSError as error:
+        return replace(job, error=error.strerror or type(error).__name__)
+    return replace(job, done=work.cache.serve(work.key(job), job.target))
+
+
+def _extract_one(work: _Work, server: str, job: _Job) -> _Job:
+    """The job, done if its clip was made here, with an error if its video cannot be decoded."""
     cv2.setNumThreads(1)  # clips run in parallel, one a process
-    source = digest_of(video)
-    used = _used_settings(settings)
-    # The file's bytes depend on the decoder and the codec too, so these are part of what it was made of.
-    key = key_of(
-        source=source, settings=used, code=code, format=clipstore.FORMAT, opencv=cv2.__version__, ffmpeg=av.__version__
-    )
+    settings = work.settings
 
     def build(path: Path) -> None:
-        meta = {"modality": _modality(settings), "source": f"sha256:{source}", "settings": used}
-        write_clip(path, _images(video, settings, frames), settings.jpeg_quality, meta)
+        used = work.made_of["settings"]
+        meta = {"modality": _modality(settings), "source": f"sha256:{job.digest}", "settings": used}
+        with contextlib.closing(_images(job, settings, work.device, server)) as images:
+            write_clip(path, images, settings.jpeg_quality, meta)
 
     try:
-        return clip_id, cache.make(key, target, build), ""
+        return replace(job, done=work.cache.make(work.key(job), job.target, build))
     except VideoError as error:
-        return clip_id, False, str(error)
+        return replace(job, error=str(error))
 
 
-def _images(video: Path, settings: Rgb | Flow, frames: int) -> Iterator[np.ndarray]:
+def _images(job: _Job, settings: Rgb | Flow, device: str, server: str) -> Iterator[np.ndarray]:
     if isinstance(settings, Rgb):
-        return _shrunk(read_frames(video), settings.short_side)
-    grey = _shrunk(read_frames(video, "gray"), settings.short_side)
+        return _shrunk(read_frames(job.video), settings.short_side)
+    grey = _shrunk(read_frames(job.video, "gray"), settings.short_side)
     if settings.frames:
-        grey = _spread(grey, frames, settings.frames)
-    return _flow_codes(grey, settings)
+        grey = _spread(grey, job.frames, settings.frames)
+    if server:
+        return solve_remotely(server, grey)
+    return _solve(_solver(settings.model_dump_json(by_alias=True), device), grey, settings.bound)
 
 
-def _flow_codes(grey: Iterator[np.ndarray], settings: Flow) -> Iterator[np.ndarray]:
-    solve = make_solver(settings)
-    for first, second in itertools.pairwise(grey):
-        yield encode_flow(solve(first, second), settings.bound)
+def _solve(solver: Solver, grey: Iterator[np.ndarray], bound_px: float) -> Iterator[np.ndarray]:
+    for flow_px in solver.sequence(grey):
+        yield encode_flow(flow_px, bound_px)
+
+
+@functools.lru_cache(1)
+def _solver(settings: str, device: str) -> Solver:
+    """The solver of this process, kept from clip to clip with the memory it works in or the network it has loaded."""
+    return make_solver(Flow.model_validate_json(settings), device)
+
+
+@contextlib.contextmanager
+def _prepared(settings: Rgb | Flow, device: str) -> Iterator[str]:
+    """What must be there before the workers start: compiled kernels, or a server on the GPU, whose address is given."""
+    if device == "cuda":
+        with _said_if_long(f"starting {settings.method} on the GPU"):
+            solver = make_solver(settings, device)
+        with FlowServer(solver, settings.bound) as server:
+            yield server.address
+        return
+    if isinstance(settings, Flow) and "simd.py" in _parts(settings.method):
+        with _said_if_long(f"compiling {settings.method} for this processor, which is kept for the next time"):
+            # Large enough for several levels of a pyramid, and not alike: no branch is left for the workers to compile.
+            images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8)
+            make_solver(settings, device)(*images)
+    yield ""
+
+
+@contextlib.contextmanager
+def _said_if_long(text: str) -> Iterator[None]:
+    """Say what is being waited for once that has taken two seconds."""
+    timer = threading.Timer(2, print, [f"{text} ..."], {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _shrunk(images: Iterator[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
@@ -120,12 +198,20 @@ def _spread(images: Iterator[np.ndarray], count: int, wanted: int) -> Iterator[n
         yield from itertools.repeat(image, int(times))
 
 
-def _used_settings(settings: Rgb | Flow) -> dict[str, Any]:
-    """The settings that shape the output: another method's parameters do not."""
+def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
+    """All that a clip's bytes follow from, but for its video.
+
+    Of the settings, another method's parameters do not count, and of the device only where it is.
+    """
     used = settings.model_dump(by_alias=True)
+    # The bytes depend on the decoder and the codec too, so these are part of what a file was made of.
+    libraries = {"opencv": cv2.__version__, "ffmpeg": av.__version__}
     if isinstance(settings, Flow):
         used = {key: value for key, value in used.items() if not isinstance(value, dict) or key == settings.method}
-    return used
+        used["device"] = device
+        if device == "cuda" or settings.method == "raft":
+            libraries["torch"] = version("torch")
+    return {"settings": used, "code": code_digest(*_code_files(settings)), "format": clipstore.FORMAT, **libraries}
 
 
 def _modality(settings: Rgb | Flow) -> Modality:
@@ -136,5 +222,18 @@ def _code_files(settings: Rgb | Flow) -> list[Path]:
     package = Path(os.path.dirname(twostream.__file__))
     files = ["extraction.py", "video.py", "clipstore.py"]
     if isinstance(settings, Flow):
-        files += ["flow/__init__.py", "flow/encoding.py", f"flow/{settings.method}.py"]
+        files += ["flowserver.py", *(f"flow/{file}" for file in _parts(settings.method))]
     return [package / file for file in files]
+
+
+def _parts(method: str) -> tuple[str, ...]:
+    """The files in `twostream/flow` that a method's flow follows from: its own and those its `PARTS` names.
+
+    Read, not imported: the module may need what takes seconds to load.
+    """
+    path = Path(os.path.dirname(twostream.__file__), "flow", f"{method}.py")
+    named = ()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["PARTS"]:
+            named = ast.literal_eval(node.value)
+    return ("__init__.py", "encoding.py", path.name, *named)

@@ -187,6 +187,8 @@ class Augment(Section):
     scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1)
     flip: bool
     jitter: float = Field(ge=0, lt=1)
+    gamma: float = Field(ge=0, le=4)
+    dark: float = Field(ge=0, le=1)
 
 
 class Stream(Section):
@@ -195,17 +197,28 @@ class Stream(Section):
     size: int = Field(ge=16, le=1024)
     dropout: float = Field(ge=0, lt=1)
     sampling: Sampling
+    demean: bool
     augment: Augment
+    mixup: float = Field(ge=0, le=10)
+    freeze_bn: Literal["none", "partial", "all"]
     epochs: int = Field(ge=1, le=10000)
     patience: int = Field(ge=1, le=10000)
     batch_size: int = Field(ge=1, le=4096)
     optimizer: Literal["sgd", "adam", "adamw"]
     lr: float = Field(gt=0, le=10)
+    lr_new: float = Field(gt=0, le=1000)
     weight_decay: float = Field(ge=0, le=1)
     schedule: Literal["constant", "cosine"]
     warmup_epochs: int = Field(ge=0, le=1000)
     label_smoothing: float = Field(ge=0, lt=1)
     clip_grad: float = Field(ge=0, le=1000)
+    ema: float = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _statistics_to_keep(self) -> Stream:
+        if self.freeze_bn != "none" and self.weights == "none":
+            raise ValueError("freeze_bn: keeps the statistics of loaded weights, and weights is none; set it to none")
+        return self
 
 
 class Train(Section):
@@ -283,6 +296,8 @@ class Params(Section):
                 check_model_name(stream.model, self.modality(name))
             except ValueError as error:
                 raise ValueError(f"streams.{name}.model: {error}") from None
+            if stream.demean and self.modality(name) == "rgb":
+                raise ValueError(f"streams.{name}.demean: takes motion out of flow, and {name} reads rgb; set it to false")
         return self
 
     def modality(self, stream: str) -> Literal["rgb", "flow"]:

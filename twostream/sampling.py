@@ -1,4 +1,8 @@
-"""Which frames of a clip a model sees: pure index arithmetic. Clips that are too short are looped."""
+"""Which frames of a clip a model sees: pure index arithmetic.
+
+A clip that is shorter than a piece is looped, as I3D does (Carreira & Zisserman 2017): the network then sees motion at
+its own pace up to the end, where a repeated last frame would show it a standstill that no clip has.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,18 @@ from twostream.errors import UserError
 from twostream.models import create_model
 from twostream.params import Runtime, Sampling, Score
 
-_CONFIG_KEYS = {"stream", "modality", "model", "classes", "size", "dropout", "sampling", "normalisation", "extraction"}
+_CONFIG_KEYS = {
+    "stream",
+    "modality",
+    "model",
+    "classes",
+    "size",
+    "dropout",
+    "sampling",
+    "demean",
+    "normalisation",
+    "extraction",
+}
 _VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
 
 
@@ -59,7 +70,7 @@ class TrainedStream:
 
 def score_clips(stream: TrainedStream, examples: list[Example], score: Score, runtime: Runtime) -> np.ndarray:
     """float32 [clips, classes]: for each clip the mean of the logits over its views."""
-    views = ScoringViews(examples, stream.sampling, score, stream.config["size"])
+    views = ScoringViews(examples, stream.sampling, score, stream.config["size"], stream.config["demean"])
     loader = make_loader(views, batch_size=4, workers=runtime.workers)
     logits = np.empty((len(examples), len(stream.config["classes"])), np.float32)
     with tqdm(total=len(examples), desc=f"score {stream.config['stream']}", unit="clip", mininterval=1) as bar:

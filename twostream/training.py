@@ -1,11 +1,12 @@
 """Training one stream: Lightning's loop with the best epoch on validation, curves, and resumption after the last epoch.
 
 A killed run goes on after its last finished epoch and ends with the same bytes as an undisturbed one, because nothing
-random outlives a step: views and order follow from (seed, epoch), and dropout from (seed, step).
+random outlives a step: views and order follow from (seed, epoch), dropout and mixup from (seed, step).
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -19,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import twostream
 from twostream.cache import FileCache, code_digest, digest_of, key_of
 from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
-from twostream.models import create_model
+from twostream.errors import UserError
+from twostream.models import create_model, weights_source
 from twostream.params import Runtime, Stream
 
 MODEL_FILES = ("model.pt", "history.json", "config.json")
@@ -56,9 +60,17 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         model_dir: gets `model.pt` (weights of the best epoch), `config.json` (all that prediction needs) and
             `history.json` (loss and top-1 of every epoch).
         curves_dir: gets DVCLive's `metrics.json` and `plots/`.
+
+    Raises:
+        UserError: a switch of the recipe asks for what the stream's modality or network does not have.
     """
+    if task.stream.demean and task.modality != "flow":
+        raise UserError(
+            f"streams.{task.name}.demean: takes motion out of flow, and this stream reads rgb; set it to false"
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # its own use of torch
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # frozen batch norms, as wanted
     pl.seed_everything(task.seed, verbose=False)
     precision = _precision(task.precision, runtime.accelerator)
     key = _key(task, precision)
@@ -137,26 +149,92 @@ class Curves:
             self._live.next_step()
 
 
+def draw_mixup(alpha: float, clips: int, *seed: int) -> tuple[float, torch.Tensor]:
+    """How a batch is mixed (Zhang et al. 2018, algorithm 1): clip i becomes `part * i + (1 - part) * partners[i]`.
+
+    Args:
+        alpha: the part is drawn from Beta(alpha, alpha), once a batch.
+        clips: number of clips in the batch.
+        seed: what the draw follows from.
+
+    Returns:
+        The part, from 0 to 1, and the partners, an int64 permutation [clips].
+    """
+    rng = np.random.default_rng((*seed, 1))  # the 1: apart from what views draw from (seed, epoch, clip)
+    return float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(clips))
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float, steps: int) -> None:
+    """One step of an exponential running average of a network's parameters and floating-point buffers, in place.
+
+    After n steps it is `sum(decay ** (n - i) * w_i) * (1 - decay) / (1 - decay ** n)` of the weights w_1 to w_n after
+    each: without the starting weights, by the correction of Kingma & Ba 2015, section 3, so that a short training is
+    averaged too. Counters are copied.
+
+    Args:
+        steps: n, this step counted.
+    """
+    rate = (1 - decay) / (1 - decay**steps)
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floats = [(kept, now) for kept, now in pairs if kept.is_floating_point()]
+    get_ema_multi_avg_fn(1 - rate)(*map(list, zip(*floats, strict=True)), None)
+    for kept, now in pairs:
+        if not kept.is_floating_point():
+            kept.copy_(now)
+
+
 class _Module(pl.LightningModule):
-    """Cross-entropy on the mean logits over segments; the learning rate warms up, then stays or follows a cosine."""
+    """Cross-entropy on the mean logits over segments; the learning rate warms up, then stays or follows a cosine.
+
+    `average` is the running average of `model` where the recipe wants one: it is then what validation sees and what
+    is kept, and being a part of the module it is in the state to resume from.
+    """
 
     def __init__(self, task: Task):
         super().__init__()
         self.task = task
         self.model = create_model_for(task)
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if task.stream.ema else None
+        self._frozen = _frozen_layers(task, self.model)
+        self.train()
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """The network that is validated and kept."""
+        return self.model if self.average is None else self.average
+
+    def train(self, mode: bool = True) -> _Module:
+        super().train(mode)
+        for layer in self._frozen:
+            layer.eval()
+        return self
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        return self._step(batch, "train", self.task.stream.label_smoothing)
+        views, labels = batch
+        inputs = normalise(views, **self.model.normalisation)
+        targets = [(1.0, labels)]
+        if self.task.stream.mixup:
+            step = self.trainer.global_step
+            part, partners = draw_mixup(self.task.stream.mixup, len(labels), self.task.seed, step, self.global_rank)
+            partners = partners.to(labels.device)
+            inputs = part * inputs + (1 - part) * inputs[partners]
+            targets = [(part, labels), (1 - part, labels[partners])]
+        return self._loss(self.model(inputs), targets, "train", self.task.stream.label_smoothing)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
-        self._step(batch, "val", 0.0)
-
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], subset: str, smoothing: float) -> torch.Tensor:
         views, labels = batch
-        logits = self.model(normalise(views, **self.model.normalisation))  # [N, classes]
-        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        values = {f"{subset}_loss": loss, f"{subset}_top1": (logits.argmax(1) == labels).float().mean()}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self._loss(self.kept(normalise(views, **self.model.normalisation)), [(1.0, labels)], "val", 0.0)
+
+    def _loss(
+        self, logits: torch.Tensor, targets: list[tuple[float, torch.Tensor]], subset: str, smoothing: float
+    ) -> torch.Tensor:
+        loss = sum(
+            part * functional.cross_entropy(logits, labels, label_smoothing=smoothing) for part, labels in targets
+        )
+        top1 = sum(part * (logits.argmax(1) == labels).float().mean() for part, labels in targets)
+        values = {f"{subset}_loss": loss, f"{subset}_top1": top1}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(logits), sync_dist=True)
         return loss
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -164,12 +242,16 @@ class _Module(pl.LightningModule):
         # epoch, since loaders draw from the same generator when they start, which is at another moment then.
         torch.manual_seed((self.task.seed * 1_000_003 + self.trainer.global_step) * 1024 + self.global_rank)
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.average is not None:
+            update_average(self.average, self.model, self.task.stream.ema, self.trainer.global_step)
+
     def configure_optimizers(self) -> dict[str, Any]:
         stream = self.task.stream
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         momentum = {"momentum": 0.9, "nesterov": True} if stream.optimizer == "sgd" else {}
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = kinds[stream.optimizer](parameters, lr=stream.lr, weight_decay=stream.weight_decay, **momentum)
+        groups = _parameter_groups(self.model, stream)
+        optimizer = kinds[stream.optimizer](groups, lr=stream.lr, weight_decay=stream.weight_decay, **momentum)
         steps = max(1, int(self.trainer.estimated_stepping_batches) // stream.epochs)
         warmup, total = stream.warmup_epochs * steps, stream.epochs * steps
 
@@ -183,6 +265,29 @@ class _Module(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _frozen_layers(task: Task, model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The batch norms that use and keep the statistics they were loaded with; their scales and shifts still learn.
+
+    Partial, as in Wang et al. 2016, section 3.2: all but the first, whose input is the one that is new.
+    """
+    freeze = task.stream.freeze_bn
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    if freeze != "none" and not norms:
+        raise UserError(
+            f"streams.{task.name}.freeze_bn: {task.stream.model} has no batch norm to freeze; set it to none"
+        )
+    return {"none": [], "partial": norms[1:], "all": norms}[freeze]
+
+
+def _parameter_groups(model: torch.nn.Module, stream: Stream) -> list[dict[str, Any]]:
+    """The optimizer's groups: loaded layers at `lr`, new ones at `lr_new` times it; one group where all are alike."""
+    new = set(model.new_parameters) if stream.lr_new != 1 else set()
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    loaded = {"params": [parameter for name, parameter in named if name not in new]}
+    fresh = {"params": [parameter for name, parameter in named if name in new], "lr": stream.lr * stream.lr_new}
+    return [group for group in (loaded, fresh) if group["params"]]
 
 
 class _Progress(Checkpoint):
@@ -209,7 +314,7 @@ class _Progress(Checkpoint):
         values = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": trainer.current_epoch + 1, **values})
         if self.best() is self.history[-1]:
-            weights = module.model.state_dict()
+            weights = module.kept.state_dict()
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         trainer.should_stop = self.finished()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,9 +349,10 @@ def _fit(task: Task, module: _Module, progress: _Progress, runtime: Runtime, pre
             return
         resume = str(progress.path)
     sampler = EpochSampler(len(task.train), task.seed, lambda: len(progress.history))
-    views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed)
+    views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed, stream.demean)
     train = make_loader(views, stream.batch_size, runtime.workers, sampler)
-    val = make_loader(ValidationViews(task.val, stream.sampling, stream.size), stream.batch_size, runtime.workers)
+    middles = ValidationViews(task.val, stream.sampling, stream.size, stream.demean)
+    val = make_loader(middles, stream.batch_size, runtime.workers)
     trainer = pl.Trainer(
         max_epochs=stream.epochs,
         accelerator=runtime.accelerator,
@@ -309,14 +415,18 @@ def _fingerprint(example: Example) -> list[Any]:
 def _config(task: Task, model: torch.nn.Module) -> dict[str, Any]:
     with ClipReader(task.train[0].path) as clip:
         extraction = clip.meta["settings"]
+    source = weights_source(task.stream.model, task.stream.weights)
     return {
         "stream": task.name,
         "modality": task.modality,
         "model": task.stream.model,
+        "weights": source["weights"],
+        "weights_sha256": source["sha256"],
         "classes": task.classes,
         "size": task.stream.size,
         "dropout": task.stream.dropout,
         "sampling": task.stream.sampling.model_dump(),
+        "demean": task.stream.demean,
         "normalisation": model.normalisation,
         "extraction": extraction,
     }

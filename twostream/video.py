@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -16,6 +17,8 @@ MIN_SIDE = 16
 # Headers of real files are often one frame off (HMDB51), and a broken tail should not cost a clip; losing
 # more than this part of the frames should.
 MAX_LOST = 0.2
+_PLANAR = {f"{family}{layout}p" for family in ("yuv", "yuvj") for layout in (420, 422, 444)}
+_STRETCHED = np.rint((np.arange(256) - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
 
 av.logging.set_level(av.logging.PANIC)  # what matters is raised; libav's own lines would tear the progress bar
 
@@ -54,9 +57,23 @@ def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Iterator[np.nd
     reformatter = VideoReformatter()  # keeps the conversion context between frames
     with _open(path) as container:
         for frame in _decode(container, []):
-            image = reformatter.reformat(frame, format=pixel_format).to_ndarray()
+            image = _luma(frame) if pixel_format == "gray" else None
+            if image is None:
+                image = reformatter.reformat(frame, format=pixel_format).to_ndarray()
             quarter_turns = round(frame.rotation / 90) % 4
             yield np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _luma(frame: av.VideoFrame) -> np.ndarray | None:
+    """What FFmpeg's conversion to `gray` gives, at a third of its time; None for formats without a plane of 8-bit luma.
+
+    Luma from 16 to 235 is stretched to grey levels from 0 to 255; the `yuvj` formats use all 256 as they are.
+    """
+    if frame.format.name not in _PLANAR:
+        return None
+    plane = frame.planes[0]
+    image = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    return image.copy() if frame.format.name.startswith("yuvj") else cv2.LUT(image, _STRETCHED)
 
 
 def probe(path: str | Path) -> Probe:

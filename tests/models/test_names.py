@@ -6,7 +6,19 @@ import pytest
 from twostream.models.names import check_model_name
 
 
-@pytest.mark.parametrize("name", ["cnn3d_v1", "cnn3d_v2", "flow3d", "resnet50", "video/r3d_18", "timm/anything"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn3d_v1",
+        "cnn3d_v2",
+        "flow3d",
+        "resnet50",
+        "video/r3d_18",
+        "timm/anything",
+        "inflated/resnet34",
+        "inflated/timm/any",
+    ],
+)
 @pytest.mark.parametrize("modality", ["rgb", "flow"])
 def test_known_names_pass_for_both_modalities(name, modality):
     check_model_name(name, modality)
@@ -22,7 +34,10 @@ def test_a_name_like_no_other_gets_the_list():
         check_model_name("qqq", "rgb")
 
 
-@pytest.mark.parametrize("name", ["timm/", "video/", "video/x", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["timm/", "video/", "video/x", "", "inflated/", "inflated/timm/", "inflated/flow3d", "inflated/video/r3d_18"],
+)
 def test_a_family_without_a_member_is_not_a_model(name):
     with pytest.raises(ValueError, match="is not a model"):
         check_model_name(name, "rgb")

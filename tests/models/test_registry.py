@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -21,8 +22,13 @@ def views(modality="rgb", clips=2, segments=3, frames=8, size=32):
     return torch.randn(clips, segments, 3 if modality == "rgb" else 2, frames, size, size)
 
 
+@functools.cache
+def listed():
+    return list_models()
+
+
 @pytest.mark.parametrize("modality", ["rgb", "flow"])
-@pytest.mark.parametrize("name", [*KNOWN, "timm/test_resnet"])
+@pytest.mark.parametrize("name", [*KNOWN, "timm/test_resnet", "inflated/timm/test_efficientnet"])
 def test_every_model_takes_both_modalities_and_learns_from_every_parameter(name, modality):
     model = make(name, modality)
     logits = model(views(modality))
@@ -61,28 +67,29 @@ COUNTS = {
 
 
 def test_the_list_holds_every_name_and_the_published_counts():
-    rows = {(row["name"], row["modality"]): row for row in list_models()}
+    rows = {(row["name"], row["modality"]): row for row in listed()}
     assert {name for name, _ in rows} >= set(KNOWN)
     assert {key: rows[key]["parameters"] for key in COUNTS} == COUNTS
     assert rows["resnet50", "rgb"]["parameters"] == 23_612_531
     assert rows["cnn3d_v1", "rgb"]["input"] == [3, 16, 112, 112]
     assert rows["resnet50", "flow"]["input"] == [2, 5, 224, 224]
-    json.dumps(list_models(2))
+    assert rows["inflated/resnet50", "flow"]["input"] == [2, 16, 224, 224]
+    json.dumps(listed())
 
 
 def test_the_list_counts_what_a_built_model_holds():
-    rows = {(row["name"], row["modality"]): row["parameters"] for row in list_models(7)}
-    for name in ("flow3d", "timm/tf_efficientnet_lite0"):
-        model = make(name, "flow", classes=7, frames=5 if name.startswith("timm/") else 16)
+    rows = {(row["name"], row["modality"]): row["parameters"] for row in listed()}
+    for name in ("flow3d", "timm/tf_efficientnet_lite0", "inflated/timm/tf_efficientnet_lite0"):
+        model = make(name, "flow", classes=51, frames=5 if name.startswith("timm/") else 16)
         assert sum(p.numel() for p in model.parameters()) == rows[name, "flow"]
 
 
 def test_the_flow_network_is_no_larger_than_the_first_3d_cnn():
-    rows = {(row["name"], row["modality"]): row["parameters"] for row in list_models()}
+    rows = {(row["name"], row["modality"]): row["parameters"] for row in listed()}
     assert rows["flow3d", "flow"] <= rows["cnn3d_v1", "flow"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "video/r3d_18", "flow3d", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["resnet18", "video/r3d_18", "flow3d", "timm/test_resnet", "inflated/resnet18"])
 def test_the_same_seed_gives_the_same_network(name):
     states = []
     for seed in (3, 3, 4):
@@ -92,7 +99,7 @@ def test_the_same_seed_gives_the_same_network(name):
     assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "video/s3d", "cnn3d_v1", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["resnet18", "video/s3d", "cnn3d_v1", "timm/test_resnet", "inflated/resnet18"])
 def test_dropout_is_before_the_last_layer_and_only_in_training(name):
     torch.manual_seed(0)
     model = make(name, dropout=0.5)
@@ -109,6 +116,7 @@ def test_dropout_is_before_the_last_layer_and_only_in_training(name):
     [
         ("resnet50", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
         ("timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
+        ("inflated/timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
         ("video/r3d_18", [110.2008, 100.63983, 95.99475], [58.14765, 56.46975, 55.332195]),
     ],
 )
@@ -119,8 +127,18 @@ def test_rgb_is_normalised_as_the_weights_were_trained(name, mean, std):
 
 
 def test_flow_is_normalised_around_zero_motion_for_every_model():
-    for name in ("flow3d", "resnet18", "timm/test_resnet", "video/r3d_18"):
+    for name in ("flow3d", "resnet18", "timm/test_resnet", "video/r3d_18", "inflated/resnet18"):
         assert make(name, "flow").normalisation == {"mean": [128.0, 128.0], "std": [57.6, 57.6]}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/tf_efficientnet_lite0", "timm/resnet18", "video/r3d_18"])
+def test_a_new_classifier_starts_with_small_logits_however_few_the_classes(name):
+    model = make(name, classes=2)
+    weight = dict(model.named_parameters())
+    last = [value for key, value in weight.items() if value.shape[:1] == (2,) and value.ndim == 2]
+    assert len(last) == 1
+    # torch draws a linear layer's weights uniformly up to 1 / sqrt(features)
+    assert last[0].std().item() == pytest.approx((3 * last[0].shape[1]) ** -0.5, rel=0.1)
 
 
 def test_a_misspelt_timm_name_gets_the_nearest_ones():
@@ -177,4 +195,4 @@ def test_imagenet_weights_in_timm_naming_start_rgb_and_stacked_flow():
     flow = make("timm/tf_efficientnet_lite0", "flow", frames=5, weights=str(EFFICIENTNET))
     stem = flow.network.backbone.conv_stem.weight
     assert stem.shape == (32, 10, 3, 3)
-    torch.testing.assert_close(stem[:, 9], published["conv_stem.weight"].sum(1) / 10)
+    torch.testing.assert_close(stem[:, 9], published["conv_stem.weight"].mean(1))

@@ -4,10 +4,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torchvision.models import get_model
 
 from twostream.errors import UserError
 from twostream.models import create_model
-from twostream.models.weights import adapt_first_conv, load_weights, read_weights
+from twostream.models.weights import load_weights, read_weights
 
 
 def make(name="resnet18", modality="rgb", classes=4, frames=1, **options):
@@ -18,30 +19,6 @@ def saved(tmp_path, model, name="w.pt"):
     path = tmp_path / name
     torch.save(model.state_dict(), path)
     return path
-
-
-def test_flow_filters_are_the_mean_of_rgb_filters_repeated():
-    rgb = torch.arange(2 * 3 * 4, dtype=torch.float32).view(2, 3, 2, 2)
-    flow = adapt_first_conv(rgb, 10, 2)
-    assert flow.shape == (2, 10, 2, 2)
-    for channel in range(10):
-        torch.testing.assert_close(flow[:, channel], (rgb[:, 0] + rgb[:, 1] + rgb[:, 2]) / 10)
-
-
-def test_an_input_equal_in_all_channels_gives_the_same_response_after_adaptation():
-    weight = torch.randn(8, 3, 3, 5, 5)
-    image = torch.randn(1, 1, 4, 9, 9)
-    adapted = adapt_first_conv(weight, 2, 2)
-    before = torch.conv3d(image.expand(-1, 3, -1, -1, -1), weight)
-    torch.testing.assert_close(torch.conv3d(image.expand(-1, 2, -1, -1, -1), adapted), before, rtol=1e-4, atol=1e-4)
-
-
-def test_a_longer_stack_of_flow_keeps_x_with_x():
-    stack = torch.zeros(1, 4, 1, 1)
-    stack[:, 0::2] = 1.0  # responds to x alone
-    longer = adapt_first_conv(stack, 10, 2)
-    assert torch.equal(longer[0, 1::2], torch.zeros(5, 1, 1))
-    torch.testing.assert_close(longer[0, 0::2].sum(), torch.tensor(2.0))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
@@ -63,12 +40,45 @@ def test_a_classifier_of_another_size_starts_at_random_and_the_rest_is_loaded(tm
     ours, theirs = loaded.network.backbone, source.network.backbone
     assert torch.equal(ours.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
     assert ours.fc.weight.shape == (4, 512)
+    assert loaded.new_parameters == ["network.backbone.fc.weight", "network.backbone.fc.bias"]
+
+
+def test_no_parameter_is_new_without_weights_or_with_all_of_them(tmp_path):
+    source = make()
+    assert source.new_parameters == []
+    assert make(weights=str(saved(tmp_path, source))).new_parameters == []
+
+
+def test_a_file_without_a_classifier_leaves_it_new(tmp_path):
+    source = make("video/r3d_18", frames=8)
+    del source.network.fc
+    loaded = make("video/r3d_18", frames=8, weights=str(saved(tmp_path, source)))
+    assert loaded.new_parameters == ["network.fc.weight", "network.fc.bias"]
+    assert set(loaded.new_parameters) < {name for name, _ in loaded.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"])
+def test_a_file_of_torchvisions_kinetics_networks_starts_them_on_flow(tmp_path, name):
+    published = get_model(name.removeprefix("video/"))  # 400 classes, RGB, torchvision's own names
+    path = saved(tmp_path, published)
+    loaded = make(name, "flow", frames=16, weights=str(path))
+    theirs = dict(published.named_parameters())
+    first = next(iter(theirs))
+    for key, ours in loaded.network.named_parameters():
+        if f"network.{key}" in loaded.new_parameters:
+            assert len(ours) == 4
+        elif key == first:
+            assert ours.shape[1] == 2
+            torch.testing.assert_close(ours, theirs[key].mean(1, keepdim=True).expand_as(ours))
+        else:
+            assert torch.equal(ours, theirs[key])
+    assert len(loaded.new_parameters) == 2
 
 
 def test_rgb_weights_start_a_flow_network(tmp_path):
     source = make("cnn3d_v2", frames=8)
     loaded = make("cnn3d_v2", "flow", frames=8, weights=str(saved(tmp_path, source)))
-    mean = source.network.features[0].weight.sum(1) / 2
+    mean = source.network.features[0].weight.mean(1)
     torch.testing.assert_close(loaded.network.features[0].weight[:, 1], mean)
     assert torch.equal(loaded.network.hidden.weight, source.network.hidden.weight)
 
@@ -76,7 +86,7 @@ def test_rgb_weights_start_a_flow_network(tmp_path):
 def test_rgb_weights_of_the_flow_network_start_it_on_flow(tmp_path):
     source = make("flow3d", frames=8)
     loaded = make("flow3d", "flow", frames=8, weights=str(saved(tmp_path, source)))
-    torch.testing.assert_close(loaded.network.features[1].weight[:, 0], source.network.features[1].weight.sum(1) / 2)
+    torch.testing.assert_close(loaded.network.features[1].weight[:, 0], source.network.features[1].weight.mean(1))
 
 
 def test_weights_of_another_architecture_are_one_line_with_counts_and_names(tmp_path):
@@ -167,7 +177,7 @@ def test_pretrained_timm_weights_pass_through_the_same_adaptation(monkeypatch):
     monkeypatch.setattr(timm, "create_model", fetched)
     loaded = make("timm/test_resnet", "flow", frames=5, weights="pretrained")
     ours = loaded.network.backbone.conv1[0].weight
-    torch.testing.assert_close(ours[:, 3], published.conv1[0].weight.sum(1) / 10)
+    torch.testing.assert_close(ours[:, 3], published.conv1[0].weight.mean(1))
 
 
 def test_a_timm_architecture_without_published_weights_says_so(monkeypatch):
@@ -175,15 +185,3 @@ def test_a_timm_architecture_without_published_weights_says_so(monkeypatch):
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: config)
     with pytest.raises(UserError, match="timm has no pretrained weights for it"):
         make("timm/resnet18", weights="pretrained")
-
-
-def test_a_file_put_where_the_line_says_is_used_without_a_network(tmp_path, monkeypatch):
-    from torchvision.models import ResNet18_Weights, resnet18
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    published = resnet18()
-    place = tmp_path / "checkpoints" / ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
-    place.parent.mkdir()
-    torch.save(published.state_dict(), place)
-    loaded = make("resnet18", "flow", frames=5, weights="pretrained")
-    torch.testing.assert_close(loaded.network.backbone.conv1.weight[:, 7], published.conv1.weight.sum(1) / 10)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from twostream.errors import UserError
+
 if TYPE_CHECKING:
     from twostream.params import Flow
+
+ON_GPU = ("tvl1", "raft")  # methods whose `solver` takes a device
 
 
 class Solver(ABC):
@@ -38,7 +43,45 @@ class Solver(ABC):
             yield self.match(first, second)
 
 
-def make_solver(flow: Flow) -> Solver:
-    """The solver that `flow.method` names, with that method's parameters."""
+def make_solver(flow: Flow, device: str | None = None) -> Solver:
+    """The solver that `flow.method` names, with that method's parameters.
+
+    Args:
+        flow: the parameter section.
+        device: `cpu` or `cuda`; None: what `resolve_device` says.
+
+    Raises:
+        UserError: as `resolve_device`.
+    """
     module = importlib.import_module(f"twostream.flow.{flow.method}")
-    return module.solver(getattr(flow, flow.method))
+    settings = getattr(flow, flow.method)
+    device = device or resolve_device(flow)
+    return module.solver(settings, device) if flow.method in ON_GPU else module.solver(settings)
+
+
+def resolve_device(flow: Flow) -> Literal["cpu", "cuda"]:
+    """Where `flow.method` is solved on this machine; imports torch only if there is an NVIDIA GPU to ask it about.
+
+    Raises:
+        UserError: `flow.device` is `cuda` and there is no GPU that PyTorch can use.
+    """
+    if flow.method not in ON_GPU or flow.device == "cpu":
+        return "cpu"
+    if _gpu_at_hand():
+        return "cuda"
+    if flow.device == "cuda":
+        raise UserError("flow.device: cuda, but PyTorch finds no GPU that it can use; write auto or cpu")
+    return "cpu"
+
+
+def _gpu_at_hand() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -7,7 +7,10 @@ import numpy as np
 
 def encode_flow(flow_px: np.ndarray, bound_px: float) -> np.ndarray:
     """float32 [..., 2] pixels to uint8 codes from 1 to 255; motion beyond `bound_px` is clipped to it."""
-    return np.clip(np.rint(flow_px * (127.0 / bound_px)) + 128.0, 1, 255).astype(np.uint8)
+    codes = flow_px * np.float32(127.0 / bound_px)
+    np.rint(codes, out=codes)  # in place throughout: fresh memory costs more than the arithmetic
+    codes += 128
+    return np.clip(codes, 1, 255, out=codes).astype(np.uint8)
 
 
 def decode_flow(codes: np.ndarray, bound_px: float) -> np.ndarray:

@@ -44,6 +44,7 @@ from twostream.flow.simd64 import (
 if TYPE_CHECKING:
     from twostream.params import Farneback
 
+PARTS = ("simd.py", "simd64.py")
 _COARSEST = 32  # pixels: OpenCV makes no level with a side below
 _BORDER = np.array([0.14, 0.14, 0.4472, 0.4472, 0.4472], np.float32)  # OpenCV's trust in the outermost pixels
 _PAD = 2 * LANES  # floats before and after a stack of planes, for vectors that start or end outside

@@ -22,3 +22,9 @@ class DropoutLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+def replace_module(network: nn.Module, name: str, new: nn.Module) -> None:
+    """Put another module at a dotted name."""
+    path, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(path), leaf, new)

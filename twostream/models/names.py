@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 
-IMAGE = ("resnet18", "resnet50")
+IMAGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VOLUME = ("cnn3d_v1", "cnn3d_v2", "flow3d")
 VIDEO = ("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d")
-KNOWN = (*VOLUME, *IMAGE, *VIDEO)
 TIMM = "timm/"
+INFLATED = "inflated/"
+KNOWN = (*VOLUME, *IMAGE, *VIDEO, *(INFLATED + name for name in IMAGE))
 MODALITIES = ("rgb", "flow")
 
 
@@ -16,12 +17,16 @@ def check_model_name(name: str, modality: str) -> None:
     """Raise ValueError with a one-line remedy when no model of that name takes that modality.
 
     `timm/<name>` is any 2D backbone of timm, looked up when the model is built, since timm is slow to import;
-    `video/<name>` is a torchvision video network. Every model takes both modalities.
+    `video/<name>` is a torchvision video network; `inflated/<name>` is a 3D network made of a torchvision ResNet or,
+    as `inflated/timm/<name>`, of a convolutional backbone of timm. Every model takes both modalities.
     """
     if modality not in MODALITIES:
         raise ValueError(f"'{modality}' is not a modality; choose from {', '.join(MODALITIES)}")
-    if name in KNOWN or (name.startswith(TIMM) and len(name) > len(TIMM)):
+    backbone = name.removeprefix(INFLATED)
+    if name in KNOWN or (backbone.startswith(TIMM) and len(backbone) > len(TIMM)):
         return
     close = difflib.get_close_matches(name, KNOWN, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(KNOWN)} or timm/<name of a timm model>"
+    listed = ", ".join((*VOLUME, *IMAGE, *VIDEO))
+    every = f"choose from {listed}, {TIMM}<name of a timm model> or {INFLATED}<name of a ResNet or timm model>"
+    hint = f"did you mean '{close[0]}'?" if close else every
     raise ValueError(f"'{name}' is not a model; {hint}")

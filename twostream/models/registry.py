@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,11 @@ from twostream.errors import UserError
 from twostream.models.backbone2d import StackedFrames, build_resnet, build_timm, timm_config
 from twostream.models.cnn3d import CNN3Dv1, CNN3Dv2
 from twostream.models.flow3d import Flow3D
-from twostream.models.names import IMAGE, KNOWN, MODALITIES, TIMM, VIDEO, check_model_name
+from twostream.models.inflate import inflate
+from twostream.models.names import IMAGE, INFLATED, KNOWN, MODALITIES, TIMM, VIDEO, check_model_name
+from twostream.models.pretrained import find_published
 from twostream.models.video import build_video
-from twostream.models.weights import State, fetch, load_weights, read_weights
+from twostream.models.weights import load_weights, read_weights
 
 CHANNELS = {"rgb": 3, "flow": 2}
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -32,7 +34,11 @@ _USUAL = {
     **{name: ((16, 112, 112), (16, 112, 112)) for name in VIDEO if name != "video/s3d"},
 }
 _USUAL_IMAGE = ((1, 224, 224), (5, 224, 224))
-_TIMM_EXAMPLES = ("tf_efficientnet_lite0", "mobilenetv3_large_100", "regnety_016", "convnext_tiny")
+_USUAL_INFLATED = ((16, 224, 224), (16, 224, 224))
+_EXAMPLES = (
+    *(TIMM + name for name in ("tf_efficientnet_lite0", "mobilenetv3_large_100", "regnety_016", "convnext_tiny")),
+    f"{INFLATED}{TIMM}tf_efficientnet_lite0",
+)
 
 
 class SegmentConsensus(nn.Module):
@@ -44,12 +50,15 @@ class SegmentConsensus(nn.Module):
         network: `[B, C, L, H, W]` to `[B, classes]`.
         normalisation: {"mean": [...], "std": [...]}, one value a channel on the scale of stored uint8 values: the
             input is (v - mean) / std.
+        new_parameters: names of the parameters that start at random in a network with loaded weights, so that they can
+            learn faster than the others; empty when nothing was loaded, since then all start alike.
     """
 
-    def __init__(self, network: nn.Module, normalisation: dict[str, list[float]]):
+    def __init__(self, network: nn.Module, normalisation: dict[str, list[float]], new_parameters: list[str]):
         super().__init__()
         self.network = network
         self.normalisation = normalisation
+        self.new_parameters = new_parameters
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         clips, segments = views.shape[:2]
@@ -76,8 +85,10 @@ def create_model(
         name: as `check_model_name` takes it.
         modality: `rgb` (3 channels) or `flow` (2 channels).
         dropout: probability before the last layer.
-        weights: `none`, `pretrained` (the library's, fetched) or the path of a state dict. From files too, the first
-            convolution is adapted to other channels and a classifier of another size starts at random.
+        weights: `none`, `pretrained` or a tag (the library's, fetched) or the path of a state dict. From files too, the
+            first convolution is adapted to other channels and a classifier of another size starts at random. An
+            inflated network takes the weights of its 2D network, or its own; without weights its 2D network is drawn
+            at random and inflated alike.
 
     Raises:
         UserError: no such model, an input it cannot take, weights that are missing, cannot be fetched or do not fit.
@@ -86,20 +97,28 @@ def create_model(
         check_model_name(name, modality)
     except ValueError as error:
         raise UserError(str(error)) from None
-    made = _make(name, CHANNELS[modality], classes, frames, dropout, input_size)
-    _check_input(name, made.network, CHANNELS[modality], frames, input_size)
-    if weights != "none":
-        state = _pretrained(name, classes, input_size) if weights == "pretrained" else read_weights(weights)
-        network = made.network.backbone if isinstance(made.network, StackedFrames) else made.network
-        load_weights(
-            network,
-            state,
-            where=f"{name}: {'pretrained' if weights == 'pretrained' else weights}",
-            first_conv=made.first_conv,
-            classifier=made.classifier,
-            frame_channels=CHANNELS[modality],
-        )
-    return SegmentConsensus(made.network, _normalisation(name, modality))
+    channels = CHANNELS[modality]
+    core, on_volumes, first_conv, classifier = _make(name, channels, classes, frames, dropout, input_size)
+    _check_input(name, on_volumes(copy.deepcopy(core).to("meta")), channels, frames, input_size)
+    if weights == "none":
+        return SegmentConsensus(on_volumes(core), _normalisation(name, modality), [])
+    published = find_published(name, weights)
+    state = published.load(classes, input_size) if published else read_weights(weights)
+    network = None
+    if name.startswith(INFLATED) and any(tensor.ndim == 5 for tensor in state.values()):
+        network = on_volumes(core)  # inflated before, and trained since
+    new = load_weights(
+        core,
+        state,
+        where=f"{name}: {weights}",
+        first_conv=first_conv,
+        classifier=classifier,
+        frame_channels=channels,
+    )
+    network = network or on_volumes(core)
+    prefix = "network." if network is core else "network.backbone."
+    normalisation = _normalisation(published.model if published else name, modality)
+    return SegmentConsensus(network, normalisation, [prefix + parameter for parameter in new])
 
 
 def list_models(classes: int = 51) -> list[dict[str, Any]]:
@@ -107,42 +126,68 @@ def list_models(classes: int = 51) -> list[dict[str, Any]]:
 
     Returns:
         Rows of `name`, `modality`, `input` ([channels, frames, height, width] of one segment) and `parameters`. Of
-        timm's backbones a few stand for all; any other goes by `timm/<name>` alike.
+        timm's backbones a few stand for all; any other goes by `timm/<name>` and `inflated/timm/<name>` alike.
     """
     rows = []
-    for name in (*KNOWN, *(f"{TIMM}{example}" for example in _TIMM_EXAMPLES)):
-        for modality, usual in zip(MODALITIES, _USUAL.get(name, _USUAL_IMAGE), strict=True):
+    for name in (*KNOWN, *_EXAMPLES):
+        image = _USUAL_INFLATED if name.startswith(INFLATED) else _USUAL_IMAGE
+        for modality, usual in zip(MODALITIES, _USUAL.get(name, image), strict=True):
             channels = CHANNELS[modality]
             with torch.device("meta"):
-                network = _make(name, channels, classes, usual[0], 0.0, usual[1]).network
+                made = _make(name, channels, classes, usual[0], 0.0, usual[1])
+                network = made.on_volumes(made.core)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             rows.append({"name": name, "modality": modality, "input": [channels, *usual], "parameters": parameters})
     return rows
 
 
 class _Made(NamedTuple):
-    network: nn.Module  # [B, C, L, H, W] to [B, classes]
+    core: nn.Module  # what weight files hold
+    on_volumes: Callable[[nn.Module], nn.Module]  # core to a network on [B, C, L, H, W]
     first_conv: tuple[str, ...]  # names of modules, as they stand in weight files
     classifier: tuple[str, ...]
 
 
 def _make(name: str, channels: int, classes: int, frames: int, dropout: float, input_size: int) -> _Made:
     if name == "cnn3d_v1":
-        return _Made(CNN3Dv1(channels, classes, dropout), ("features.0",), ("classifier",))
+        return _Made(CNN3Dv1(channels, classes, dropout), _itself, ("features.0",), ("classifier",))
     if name == "cnn3d_v2":
-        return _Made(CNN3Dv2(channels, classes, dropout), ("features.0",), ("classifier",))
+        return _Made(CNN3Dv2(channels, classes, dropout), _itself, ("features.0",), ("classifier",))
     if name == "flow3d":
-        return _Made(Flow3D(channels, classes, dropout), ("features.1",), ("classifier",))
-    if name in IMAGE:
-        backbone, first_conv, classifier = build_resnet(name, channels * frames, classes, dropout)
-        return _Made(StackedFrames(backbone), (first_conv,), (classifier,))
+        return _Made(Flow3D(channels, classes, dropout), _itself, ("features.1",), ("classifier",))
     if name in VIDEO:
         network, first_conv, classifier = build_video(name.removeprefix("video/"), channels, classes, dropout)
-        return _Made(network, (first_conv,), (classifier,))
+        return _Made(network, _itself, (first_conv,), (classifier,))
+    if name.startswith(INFLATED):
+        images = _make(name.removeprefix(INFLATED), channels, classes, 1, dropout, input_size)
+        return images._replace(on_volumes=lambda core: _inflated(name, core, images.first_conv))
+    if name in IMAGE:
+        backbone, first_conv, classifier = build_resnet(name, channels * frames, classes, dropout)
+        return _Made(backbone, StackedFrames, (first_conv,), (classifier,))
     short = name.removeprefix(TIMM)
     config = timm_config(short)
     backbone = build_timm(short, channels * frames, classes, dropout, input_size, pretrained=False)
-    return _Made(StackedFrames(backbone), _names(config.first_conv), _names(config.classifier))
+    classifier = _names(config.classifier)
+    for layer in map(backbone.get_submodule, classifier):
+        # timm draws that of EfficientNets and MobileNets by the number of classes alone: for two, weights of up to 0.7
+        # over a thousand features, and training starts with logits of about 10. Four epochs on 118 real clips end at a
+        # validation loss of 0.55 as it is here, five end at 1.2 as timm has it.
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    return _Made(backbone, StackedFrames, _names(config.first_conv), classifier)
+
+
+def _itself(network: nn.Module) -> nn.Module:
+    return network
+
+
+def _inflated(name: str, network: nn.Module, first_conv: tuple[str, ...]) -> nn.Module:
+    try:
+        if len(first_conv) != 1:
+            raise ValueError("its image goes to several convolutions at once; choose another network")
+        return inflate(network, first_conv[0])
+    except ValueError as error:
+        raise UserError(f"{name}: cannot be inflated: {error}") from None
 
 
 def _names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -150,43 +195,23 @@ def _names(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _check_input(name: str, network: nn.Module, channels: int, frames: int, size: int) -> None:
-    """Run shapes alone through the network, so that an input it cannot take fails before any data is read."""
-    trial = copy.deepcopy(network).to("meta").eval()
+    """Run shapes alone through a network on the meta device: an input it cannot take fails before data are read."""
     try:
-        logits = trial(torch.zeros(2, channels, frames, size, size, device="meta"))
+        logits = network.eval()(torch.zeros(2, channels, frames, size, size, device="meta"))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{name}: cannot take {frames} frames of {size} pixels ({reason}); raise sampling.frames or size, "
             "or choose another model"
         ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
         raise UserError(f"{name}: does not give one row of logits an image; choose an image classification model")
-
-
-def _pretrained(name: str, classes: int, input_size: int) -> State:
-    if name in VIDEO or name in IMAGE:
-        from torchvision.models import get_model_weights
-
-        weights = get_model_weights(name.removeprefix("video/")).DEFAULT
-        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-        return fetch(name, weights.url, file, lambda: weights.get_state_dict(progress=True, check_hash=True))
-    if name.startswith(TIMM):
-        short = name.removeprefix(TIMM)
-        config = timm_config(short)
-        if not (config.hf_hub_id or config.url):
-            raise UserError(f"{name}: timm has no pretrained weights for it; use weights: none or the path of a file")
-        url = f"model.safetensors of the Hugging Face repository {config.hf_hub_id}" if config.hf_hub_id else config.url
-        # timm converts its weights as it loads them (names, position grids), so the source is a network, not a file.
-        return fetch(
-            name, url, None, lambda: build_timm(short, 3, classes, 0.0, input_size, pretrained=True).state_dict()
-        )
-    raise UserError(f"{name}: there are no pretrained weights for it; use weights: none or the path of a file")
 
 
 def _normalisation(name: str, modality: str) -> dict[str, list[float]]:
     if modality == "flow":
         return copy.deepcopy(FLOW_NORMALISATION)
+    name = name.removeprefix(INFLATED)
     mean, std = IMAGENET
     if name in VIDEO:
         mean, std = KINETICS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from twostream.models.layers import DropoutLinear
+from twostream.models.layers import DropoutLinear, replace_module
 
 
 def build_video(name: str, channels: int, classes: int, dropout: float) -> tuple[nn.Module, str, str]:
@@ -30,8 +30,7 @@ def build_video(name: str, channels: int, classes: int, dropout: float) -> tuple
 
 
 def _replace_first(network: nn.Module, name: str, channels: int) -> None:
-    path, _, leaf = name.rpartition(".")
     old = network.get_submodule(name)
     new = nn.Conv3d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own first layer
-    setattr(network.get_submodule(path), leaf, new)
+    replace_module(network, name, new)

@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: a library's pretrained ones, or a file, matched key by key."""
+"""Weights from files: reading them, and loading them into a network key by key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from twostream.errors import UserError
+from twostream.models.inflate import adapt_first_conv
 
 State = dict[str, torch.Tensor]
 T = TypeVar("T")
@@ -27,7 +28,9 @@ def read_weights(path: str | Path) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such weight file; `weights:` is none, pretrained or the path of a state dict")
+        raise UserError(
+            f"{path}: no such weight file; `weights:` is none, pretrained, one of the library's tags or a path"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -59,17 +62,20 @@ def load_weights(
     first_conv: tuple[str, ...],
     classifier: tuple[str, ...],
     frame_channels: int,
-) -> None:
+) -> list[str]:
     """Load a state dict into a network, all of it but a classifier of another size.
 
-    The first convolution is adapted to another number of channels by :func:`adapt_first_conv`. A classifier of
-    another size stays as the network was made: random.
+    The first convolution is adapted to another number of channels by :func:`inflate.adapt_first_conv`. A classifier of
+    another size, or that the state dict lacks, stays as the network was made: random.
 
     Args:
         where: what the weights are called in an error.
         first_conv: names of the convolutions that read the input (a few networks have several).
         classifier: names of the modules whose size follows the number of classes.
         frame_channels: channels of one frame of the network's input (3 rgb, 2 flow).
+
+    Returns:
+        The names of the parameters that stayed random.
 
     Raises:
         UserError: keys or shapes do not match otherwise; the line counts them and names the first.
@@ -97,20 +103,7 @@ def load_weights(
             "use the file of the same architecture, or weights: none"
         )
     network.load_state_dict({**wanted, **state})
-
-
-def adapt_first_conv(weight: torch.Tensor, channels: int, frame_channels: int) -> torch.Tensor:
-    """A first convolution's weight `[O, I, ...]` for `channels` input channels (Wang et al. 2016, cross-modality).
-
-    From the same modality (I a multiple of `frame_channels`) the filters are averaged over frames and repeated for the
-    new number of frames, x staying with x; from another modality they are averaged over all channels and repeated.
-    Either way they are scaled by I / channels, so that an input equal in all channels gives the same response.
-    """
-    source = weight.shape[1]
-    period = frame_channels if source % frame_channels == 0 else 1
-    frames = weight.unflatten(1, (source // period, period))  # [O, frames, period, ...]
-    repeated = frames.mean(1).repeat(1, channels // period, *(1,) * (weight.ndim - 2))
-    return repeated * (source / channels)
+    return [name for name, _ in network.named_parameters() if name not in state]
 
 
 def fetch(what: str, url: str, place: Path | None, download: Callable[[], T]) -> T:
