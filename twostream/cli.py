@@ -45,11 +45,13 @@ def _models(classes: int, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'name':<28} {'modality':<10} {'input':<18} {'parameters':>12}")
+    print(f"{'name':<36} {'modality':<10} {'input':<18} {'parameters':>12}")
     for row in rows:
         size = "x".join(str(n) for n in row["input"])
-        print(f"{row['name']:<28} {row['modality']:<10} {size:<18} {row['parameters']:>12,}")
-    print("timm/<name> takes any other 2D network of timm, on RGB frames or on stacked flow.")
+        print(f"{row['name']:<36} {row['modality']:<10} {size:<18} {row['parameters']:>12,}")
+    print(
+        "timm/<name> takes any other 2D network of timm, on RGB frames or on stacked flow; inflated/<name> makes it 3D."
+    )
 
 
 def _results(path: Path) -> None:

@@ -297,7 +297,7 @@ class Params(Section):
             except ValueError as error:
                 raise ValueError(f"streams.{name}.model: {error}") from None
             if stream.demean and self.modality(name) == "rgb":
-                raise ValueError(f"streams.{name}.demean: takes motion out of flow, and {name} reads rgb; set it to false")
+                raise ValueError(f"streams.{name}.demean: concerns flow, and {name} reads rgb; set it to false")
         return self
 
     def modality(self, stream: str) -> Literal["rgb", "flow"]:
