@@ -150,7 +150,7 @@ def test_a_change_of_fusion_reruns_only_what_follows_and_changing_back_runs_noth
             "fuse@1",
             {"extract_rgb", "extract_flow", "train_rgb@spatial-1", "score_rgb@spatial-1"},
         ),
-        ("twostream/flow/farneback.py", "extract_flow", {"download", "split", "extract_rgb", "train_rgb@spatial-1"}),
+        ("twostream/flow/tvl1_cpu.py", "extract_flow", {"download", "split", "extract_rgb", "train_rgb@spatial-1"}),
         (
             "twostream/scoring.py",
             "score_rgb@spatial-1",
@@ -191,6 +191,7 @@ def test_a_fresh_clone_gives_the_same_lock_byte_for_byte(built, tmp_path, demo_v
 def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tmp_path, demo_values, shell):
     values = _miniature(demo_values)
     values["dataset"]["demo"].update(frames=60, width=160, height=120)
+    values["flow"]["tvl1"]["preset"] = "accurate"  # slow enough to be killed in the middle
     project = _project(tmp_path / "project", values)
     _run(project, "dvc", "repro", "split")
     process = subprocess.Popen(
