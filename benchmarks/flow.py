@@ -46,7 +46,7 @@ REFERENCES = ("tvl1_opencv", "tvl1_opencv-quick", "dis-medium")
 SMALLEST = 16  # pixels: clips are never smaller, and OpenCV's DIS fails below
 # A quick method is called until this is over, so that an interrupt counts little; the same for a worker.
 FILL_SECONDS = 0.05
-PASS_SECONDS = 0.5
+PASS_SECONDS = 2.0
 START_SECONDS = 600  # compilation included; whoever waits longer waits for a worker that failed
 VIDEO_PAIRS = 8
 

@@ -58,19 +58,17 @@ def exit_with_parent() -> None:
     """
     import psutil
 
-    def chain() -> list[int]:
-        found = [psutil.Process().parent()]
-        while found[-1] is not None and found[-1].name() in SHELLS:
-            found.append(found[-1].parent())
-        return [process.pid for process in found if process is not None]
+    ancestors = [psutil.Process().parent()]
+    while ancestors[-1] is not None and ancestors[-1].name() in SHELLS:
+        ancestors.append(ancestors[-1].parent())
+    pids = [process.pid for process in ancestors if process is not None]
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            while chain() == started_by:
+            while [os.getppid(), *(psutil.Process(pid).ppid() for pid in pids[:-1])] == pids:
                 time.sleep(0.1)
         os._exit(1)
 
-    started_by = chain()
     threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
 
 
