@@ -209,6 +209,8 @@ def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
     if isinstance(settings, Flow):
         used = {key: value for key, value in used.items() if not isinstance(value, dict) or key == settings.method}
         used["device"] = device
+        if settings.method == "raft" and os.path.isfile(settings.raft.weights):
+            used["weights"] = digest_of(settings.raft.weights)
         if device == "cuda" or settings.method == "raft":
             libraries["torch"] = version("torch")
     return {"settings": used, "code": code_digest(*_code_files(settings)), "format": clipstore.FORMAT, **libraries}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from twostream.errors import UserError
+
 SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh", "busybox")
 
 Item = TypeVar("Item")
@@ -26,8 +28,12 @@ def unordered(
         items: start with the largest, so that no worker is left alone at the end.
         workers: processes; 0 means one a core.
         what: name of the bar.
+
+    Raises:
+        UserError: a worker process was killed.
     """
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
     from tqdm import tqdm
 
     workers = min(workers or cores(), max(1, len(items)))
@@ -38,9 +44,15 @@ def unordered(
         else:
             jobs = (delayed(_in_worker)(work, item, os.getpid()) for item in items)
             results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(jobs)
-        for result in results:
-            bar.update()
-            yield result
+        try:
+            for result in results:
+                bar.update()
+                yield result
+        except TerminatedWorkerError:
+            raise UserError(
+                f"{what}: a worker process was killed, mostly for lack of memory; lower runtime.workers, then run again: "
+                "what is finished is kept"
+            ) from None
 
 
 def cores() -> int:
