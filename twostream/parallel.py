@@ -50,7 +50,7 @@ def unordered(
                 yield result
         except TerminatedWorkerError:
             raise UserError(
-                f"{what}: a worker process was killed, mostly for lack of memory; lower runtime.workers, then run again: "
+                f"{what}: a worker process was killed, mostly for lack of memory; lower runtime.workers and run again: "
                 "what is finished is kept"
             ) from None
 
