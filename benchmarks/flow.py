@@ -106,10 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="N",
         help="workers of a second measurement, pairs a second of N one-thread processes; 0: one a core; 1: none (1)",
     )
+    parser.add_argument(
+        "--gain",
+        type=float,
+        nargs=2,
+        default=(1.0, 1.0),
+        metavar="G",
+        help="factors from 0 to 1 on the grey levels of first and second frames: how robust to exposure (1 1)",
+    )
     parser.add_argument("--batch", type=_count, default=64, metavar="N", help="pairs at once on a GPU (64)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file to write the figures to")
     parser.add_argument("--chart", type=Path, metavar="OUT", help="SVG file to draw (beside --json, if that is given)")
     given = parser.parse_args(arguments)
+    if not all(0 <= gain <= 1 for gain in given.gain):
+        parser.error(f"argument --gain: {given.gain[0]:g} {given.gain[1]:g} are not both from 0 to 1")
     if given.threads < 0:
         parser.error(f"argument --threads: {given.threads} is below 0")
     try:
@@ -128,6 +138,11 @@ def _run(given: argparse.Namespace) -> None:
     pairs = read_pairs(given.data)
     if given.size:
         pairs = [resized(pair, *given.size) for pair in pairs]
+    if tuple(given.gain) != (1, 1):
+        pairs = [
+            pair._replace(first=_dimmed(pair.first, given.gain[0]), second=_dimmed(pair.second, given.gain[1]))
+            for pair in pairs
+        ]
     for pair in pairs:
         if min(pair.known.shape) < SMALLEST:
             raise UserError(
@@ -166,6 +181,10 @@ def _solvers(names: Sequence[str]) -> dict[str, Solver]:
     if not solvers:
         raise UserError("--methods: none of these can run here")
     return solvers
+
+
+def _dimmed(image: np.ndarray, gain: float) -> np.ndarray:
+    return (gain * image + 0.5).astype(np.uint8)
 
 
 def measure(solvers: dict[str, Solver], pairs: Sequence[Pair], repeats: int) -> dict[str, Measured]:
