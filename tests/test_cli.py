@@ -35,13 +35,13 @@ def test_check_says_that_a_profile_is_good(capsys):
 
 def test_check_names_file_key_and_remedy_and_exits_with_2(tmp_path, capsys):
     shutil.copy(ROOT / "profiles" / "demo.yaml", tmp_path / "p.yaml")
-    text = (tmp_path / "p.yaml").read_text().replace("method: farneback", "method: farnback")
+    text = (tmp_path / "p.yaml").read_text().replace("method: tvl1", "method: tvl2")
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(SystemExit) as stopped:
         main(["check", str(tmp_path / "p.yaml")])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("ERROR: ") and "flow.method: 'farnback'" in error and error.count("\n") == 1
+    assert error.startswith("ERROR: ") and "flow.method: 'tvl2'" in error and error.count("\n") == 1
 
 
 def test_results_without_a_run_says_what_to_do(tmp_path, capsys):
