@@ -206,7 +206,6 @@ def _unary(name):
     return function
 
 
-root = _unary("llvm.sqrt")
 floored = _unary("llvm.floor")
 absolute = _unary("llvm.fabs")
 

@@ -10,7 +10,7 @@ variation. What is done differently, because it reaches a smaller error in a fra
 - Total variation is Huber's (Werlberger et al. 2009), and weaker across the image's own edges (Wedel et al. 2009).
 - Images are halved from level to level, interpolated by cubics, differentiated in both images, and the flow's 5x5
   median is taken after every warp (Wedel et al. 2008).
-- A change of exposure from image to image is fitted robustly on the coarse levels and taken out.
+- A change of exposure from image to image is fitted robustly from level to level and taken out.
 
 Two back ends compute the same: `tvl1_cpu` on the processor, `tvl1_torch` in batches on a GPU.
 """
