@@ -1,7 +1,9 @@
 """Stage: one page that shows the data, the streams and what each of them contributes."""
 
+import hashlib
 import importlib.metadata
 import json
+import platform
 from pathlib import Path
 
 import cv2
@@ -19,12 +21,16 @@ from twostream.report.strips import strips_image
 
 METRICS = Path("metrics")
 STRIP_FRAMES, PICTURED = 6, 3
-SOFTWARE = ("av", "dvc", "lightning", "numpy", "opencv-contrib-python-headless", "scikit-learn", "timm", "torch")
+SOFTWARE = (
+    *("twostream", "av", "dvc", "lightning", "numba", "numpy", "opencv-contrib-python-headless", "scikit-learn"),
+    *("timm", "torch", "torchvision"),
+)
 
 
 def report(params: Params) -> None:
     """Write metrics/report.html and a picture of some clips with their flow, metrics/examples.jpg."""
     clips, splits = read_clips("data/clips.csv"), params.dataset.splits
+    listed = ("data/clips.csv", *(f"data/splits/{n}.csv" for n in splits))
     mistakes, curves = _table("mistakes"), _table("curves")
     examples = [_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], params.report.examples)]
     pictured = [_strip(clip_id, params) for clip_id in _chosen(clips, splits[0], PICTURED)]
@@ -33,6 +39,7 @@ def report(params: Params) -> None:
         METRICS / "report.html",
         params=params,
         clips=clips,
+        splits={n: read_split(f"data/splits/{n}.csv") for n in splits},
         explore_dir=METRICS / "explore",
         metrics=json.loads((METRICS / "metrics.json").read_text()),
         per_class=_table("per_class", numbers_may_lack=True),
@@ -43,9 +50,18 @@ def report(params: Params) -> None:
         mistakes=mistakes,
         examples=examples,
         mistake_examples=[_strip(clip_id, params) for clip_id in dict.fromkeys(mistakes["clip_id"])],
-        versions={name: importlib.metadata.version(name) for name in SOFTWARE},
-        digests={path: digest_of(path) for path in ("data/clips.csv", *(f"data/splits/{n}.csv" for n in splits))},
+        versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
+        digests={"data/videos, readable clips": _videos_digest(clips)} | {path: digest_of(path) for path in listed},
     )
+
+
+def _videos_digest(clips: pd.DataFrame) -> str:
+    """One SHA-256 over the names of all readable clips and the SHA-256 of their videos, which extraction wrote down."""
+    digest = hashlib.sha256()
+    for clip_id in sorted(clips.loc[clips["status"] == "ok", "clip_id"]):
+        with ClipReader(f"data/rgb/{clip_id}.zip") as clip:
+            digest.update(json.dumps([clip_id, clip.meta["source"]]).encode())
+    return digest.hexdigest()
 
 
 def _table(name: str, numbers_may_lack: bool = False) -> pd.DataFrame:

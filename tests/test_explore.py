@@ -10,7 +10,7 @@ from conftest import write_video
 
 from twostream.clips import CLIP_COLUMNS
 from twostream.errors import UserError
-from twostream.explore import explore, load_exploration
+from twostream.explore import charts, explore, load_exploration, sheet_frames
 
 
 def row(clip_id: str, path: str = "", frames: int = 50, fps: float = 25.0, status: str = "ok", size=(64, 48)) -> tuple:
@@ -101,6 +101,33 @@ def test_the_contact_sheet_shows_the_middle_frame_in_its_colours(tmp_path, video
     assert red[0] > 180 and red[2] < 60
 
 
+@pytest.mark.parametrize("classes", [1, 5, 51])
+def test_the_frames_of_the_sheet_are_found_again_class_by_class(tmp_path, classes):
+    """Each class has a video of its own grey level, which its frame must show up to the edges."""
+    levels = [40 + 200 * number // classes for number in range(classes)]
+    for number, level in enumerate(levels):
+        write_video(tmp_path / f"{number}.avi", [np.full((48, 64, 3), level, np.uint8)] * 2, codec="mjpeg")
+    clips = table(*(row(f"class{number:03d}/x", f"{number}.avi", 2) for number in range(classes)))
+    explore(clips, tmp_path, tmp_path / "out")
+    sheet = (tmp_path / "out" / "contact_sheet.jpg").read_bytes()
+    frames = sheet_frames(sheet, classes)
+    assert [frame.shape[1] / frame.shape[0] for frame in frames] == [pytest.approx(4 / 3)] * classes
+    for frame, level in zip(frames, levels, strict=True):
+        assert np.abs(frame.astype(int) - level).max() < 25 and abs(frame.mean() - level) < 4
+    with pytest.raises(UserError, match="dvc repro"):
+        sheet_frames(sheet, classes + 400)
+
+
+def test_clips_and_minutes_of_a_class_are_two_charts(tmp_path, video):
+    clips = table(row("run/a", "v.avi", 10), row("run/b", "v.avi", 10), row("jump/c", "v.avi", 10))
+    clips["fps"] = [10 / 60, 10 / 60, 10 / 90]  # one, one and one and a half minutes
+    explore(clips, video.parent, tmp_path / "out")
+    _, tables, _ = load_exploration(tmp_path / "out")
+    drawn = charts(tables["classes"], tables["durations"])
+    assert "jump: 1<" in drawn["classes"][0] and "run: 2<" in drawn["classes"][0]
+    assert "jump: 1.5<" in drawn["minutes"][0] and "run: 2.0<" in drawn["minutes"][0]
+
+
 def test_another_shape_is_letterboxed_not_stretched(tmp_path):
     # A tall frame with a white square in it: after letterboxing the square is still as wide as high.
     frame = np.zeros((160, 64, 3), np.uint8)
@@ -126,7 +153,7 @@ def test_no_readable_clip_at_all_still_gives_every_file(tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("summary.json", "classes.csv", "durations.csv", "resolutions.csv", "fps.csv"),
-        *("contact_sheet.jpg", "classes.svg", "durations.svg"),
+        *("contact_sheet.jpg", "classes.svg", "minutes.svg", "durations.svg"),
     }
 
 
@@ -150,7 +177,7 @@ def test_names_of_any_kind_give_sound_files(tmp_path, video):
     assert set(tables["classes"]["class"]) == {*names, "<b>"}
     svg = (tmp_path / "out" / "classes.svg").read_text(encoding="utf-8")
     tags = {element.tag.split("}")[1] for element in ElementTree.fromstring(svg).iter()}
-    assert tags <= {"svg", "style", "title", "text", "rect", "path"}
+    assert tags <= {"svg", "style", "title", "text", "rect", "path", "g"}
 
 
 def test_the_same_clips_give_the_same_bytes(tmp_path, video):

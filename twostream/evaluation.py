@@ -177,13 +177,26 @@ def contribution_by_agreement(table: pd.DataFrame) -> pd.DataFrame:
     return counts.iloc[order].reset_index(drop=True)
 
 
-def contribution_by_class(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a :func:`contribution` table: for each class `clips`, `rescued`, `harmed` and `net`, the largest net first."""
+def was_right(table: pd.DataFrame, stream: str) -> pd.Series:
+    """Of a :func:`contribution` table: whether a fused stream was right, bool, a row a clip."""
+    return table["right"].map(lambda who: who == "all" or stream in who.split(" + ")).astype(bool)
+
+
+def contribution_by_class(table: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
+    """Of a :func:`contribution` table: for each class `clips`, `rescued`, `harmed` and `net`, the largest net first.
+
+    Args:
+        against: the stream that fusion is compared with; None: the best one, as in the column `effect`.
+    """
+    rescued, harmed = table["effect"] == "rescued", table["effect"] == "harmed"
+    if against is not None:
+        right = was_right(table, against)
+        rescued, harmed = table["fusion"] & ~right, right & ~table["fusion"]
     counts = pd.DataFrame(
         {
             "clips": table.groupby("class").size(),
-            "rescued": (table["effect"] == "rescued").groupby(table["class"]).sum(),
-            "harmed": (table["effect"] == "harmed").groupby(table["class"]).sum(),
+            "rescued": rescued.groupby(table["class"]).sum(),
+            "harmed": harmed.groupby(table["class"]).sum(),
         }
     )
     counts["net"] = counts["rescued"] - counts["harmed"]

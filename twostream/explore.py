@@ -8,7 +8,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from twostream.clips import STATUSES, classes_of, write_table
 from twostream.errors import UserError
-from twostream.report.charts import Bar, bars, standalone
+from twostream.report.charts import MOST_ROWS, Bar, bars, parted, standalone
 from twostream.report.text import shorten, visible
 from twostream.video import VideoError, read_frames
 
@@ -44,7 +44,7 @@ def explore(clips: pd.DataFrame, videos: Path, out: Path) -> dict[str, Any]:
     - `durations.csv`: bin, clips. A clip of exactly 2 s is in `1 to 2 s`.
     - `resolutions.csv`: resolution, clips; `fps.csv`: fps, clips. The most frequent first.
     - `contact_sheet.jpg`: the middle frame of one readable clip of each class.
-    - `classes.svg`, `durations.svg`: the same as charts.
+    - `classes.svg`, `minutes.svg`, `durations.svg`: clips of each class, minutes of each class, durations, as charts.
 
     Args:
         clips: the table of `clips.csv`.
@@ -59,7 +59,7 @@ def explore(clips: pd.DataFrame, videos: Path, out: Path) -> dict[str, Any]:
     summary = _summary(clips)
     for name, table in tables.items():
         write_table(table, out / f"{name}.csv")
-    for name, chart in charts(tables["classes"], tables["durations"]).items():
+    for name, (chart,) in charts(tables["classes"], tables["durations"], most_rows=len(clips) + 4).items():
         _write(out / f"{name}.svg", standalone(chart).encode("utf-8"))
     _write(out / "contact_sheet.jpg", _jpeg(_contact_sheet(clips, videos)))
     _write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode("utf-8"))
@@ -85,8 +85,22 @@ def load_exploration(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFra
         raise UserError(f"{folder}: not a usable exploration ({error}); run `dvc repro` to make it again") from None
 
 
-def charts(classes: pd.DataFrame, durations: pd.DataFrame) -> dict[str, Markup]:
-    """The charts of `classes.csv` and `durations.csv`, by name."""
+def sheet_frames(sheet: bytes, classes: int) -> list[np.ndarray]:
+    """The frames on the contact sheet of so many classes, without their labels: uint8 [H, W, 3] RGB, in label order.
+
+    Raises:
+        UserError: the sheet is not one of so many classes.
+    """
+    image = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR)
+    layout = _layout(classes)
+    if image is None or image.shape[:2] != (layout.sheet_height, layout.sheet_width):
+        raise UserError(f"the contact sheet is not one of {classes} classes; run `dvc repro` to make it again")
+    corners = [layout.corner(place) for place in range(classes)]
+    return [image[y : y + layout.height, x : x + layout.width, ::-1] for x, y in corners]
+
+
+def charts(classes: pd.DataFrame, durations: pd.DataFrame, *, most_rows: int = MOST_ROWS) -> dict[str, list[Markup]]:
+    """The charts of `classes.csv` and `durations.csv` by name, each in parts of at most `most_rows` rows."""
     lost = classes["unreadable"] + classes["missing"]
     rows = [
         Bar(name, [(readable, "rgb"), (without, "bad")], f"{clips}" + (f" ({without} lost)" if without else ""))
@@ -94,17 +108,26 @@ def charts(classes: pd.DataFrame, durations: pd.DataFrame) -> dict[str, Markup]:
             classes["class"], classes["readable"], lost, classes["clips"], strict=True
         )
     ]
+    minutes = [
+        Bar(name, [(seconds / 60, "rgb")], f"{seconds / 60:.1f}")
+        for name, seconds in zip(classes["class"], classes["seconds"], strict=True)
+    ]
     legend = [("rgb", "readable clips"), ("bad", "unreadable or missing")] if lost.any() else []
     total = durations["clips"].sum()
+    binned = [
+        Bar(name, [(clips, "rgb")], f"{clips} ({100 * clips / max(total, 1):.0f} %)")
+        for name, clips in zip(durations["bin"], durations["clips"], strict=True)
+    ]
     return {
-        "classes": bars(rows, label=f"Clips in each of {len(classes)} classes", legend=legend),
-        "durations": bars(
-            [
-                Bar(name, [(clips, "rgb")], f"{clips} ({100 * clips / max(total, 1):.0f} %)")
-                for name, clips in zip(durations["bin"], durations["clips"], strict=True)
-            ],
-            label=f"Durations of {total} clips",
-        ),
+        "classes": [
+            bars(part, label=f"Clips in each of {len(classes)} classes", legend=legend, like=rows)
+            for part in parted(rows, most_rows)
+        ],
+        "minutes": [
+            bars(part, label=f"Minutes of readable clips in each of {len(classes)} classes", like=minutes)
+            for part in parted(minutes, most_rows)
+        ],
+        "durations": [bars(binned, label=f"Durations of {total} clips")],
     }
 
 
@@ -178,15 +201,12 @@ def _statistics(values: pd.Series) -> dict[str, float]:
 def _contact_sheet(clips: pd.DataFrame, videos: Path) -> np.ndarray:
     """uint8 [H, W, 3] BGR: a grid of equal cells, about 4:3 as a whole, each a letterboxed frame above its class."""
     names = classes_of(clips)
-    width, height, label = _cell_size(len(names))
-    # The number of columns that makes the sheet come closest to 4:3.
-    columns = max(1, min(len(names), round(math.sqrt(len(names) * 4 / 3 * (height + label) / width))))
-    rows = math.ceil(len(names) / columns)
-    step_x, step_y = width + _MARGIN, height + label + _MARGIN
-    sheet = np.full((rows * step_y + _MARGIN, columns * step_x + _MARGIN, 3), _PAPER, np.uint8)
+    layout = _layout(len(names))
+    width, height, label = layout.width, layout.height, layout.label
+    sheet = np.full((layout.sheet_height, layout.sheet_width, 3), _PAPER, np.uint8)
     readable = dict(list(clips[clips["status"] == "ok"].sort_values("clip_id", kind="stable").groupby("class")))
     for place, name in enumerate(tqdm(names, desc="contact sheet", unit="class", delay=1)):
-        y, x = _MARGIN + place // columns * step_y, _MARGIN + place % columns * step_x
+        x, y = layout.corner(place)
         cell = sheet[y : y + height, x : x + width]
         if name in readable:
             # Not the first clip of every class: those are often of one and the same source.
@@ -199,13 +219,36 @@ def _contact_sheet(clips: pd.DataFrame, videos: Path) -> np.ndarray:
     return sheet
 
 
-def _cell_size(classes: int) -> tuple[int, int, int]:
-    """Width and height of a frame's cell and height of its label, pixels: the largest that the sheet has room for."""
+class _Layout(NamedTuple):
+    """Where the cells of a contact sheet lie, pixels."""
+
+    width: int
+    height: int
+    label: int
+    columns: int
+    rows: int
+
+    @property
+    def sheet_width(self) -> int:
+        return self.columns * (self.width + _MARGIN) + _MARGIN
+
+    @property
+    def sheet_height(self) -> int:
+        return self.rows * (self.height + self.label + _MARGIN) + _MARGIN
+
+    def corner(self, place: int) -> tuple[int, int]:
+        row, column = divmod(place, self.columns)
+        return _MARGIN + column * (self.width + _MARGIN), _MARGIN + row * (self.height + self.label + _MARGIN)
+
+
+def _layout(classes: int) -> _Layout:
+    """The largest cells that the sheet has room for, in the columns that bring it closest to 4:3."""
     for width in _CELL_WIDTHS:
         height, label = width * 3 // 4, 22
         if classes * (width + _MARGIN) * (height + label + _MARGIN) <= _SHEET_PIXELS:
             break
-    return width, height, label
+    columns = max(1, min(classes, round(math.sqrt(classes * 4 / 3 * (height + label) / width))))
+    return _Layout(width, height, label, columns, math.ceil(classes / columns))
 
 
 def _middle_frame(path: Path, frames: int) -> np.ndarray:

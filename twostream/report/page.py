@@ -17,11 +17,12 @@ import yaml
 from markupsafe import Markup
 
 from twostream import explore
-from twostream.evaluation import FUSION, contribution_by_agreement, contribution_by_class
+from twostream.clips import SUBSETS
+from twostream.evaluation import FUSION, contribution_by_agreement, contribution_by_class, was_right
 from twostream.params import Params
 from twostream.report import charts
-from twostream.report.published import HMDB51
-from twostream.report.strips import Strip, data_uri, film_strip, wheel_uri
+from twostream.report.published import BY_DATASET
+from twostream.report.strips import Strip, film_strip, jpeg_uri, wheel_uri
 from twostream.report.text import visible
 
 Example = tuple[str, np.ndarray, np.ndarray]
@@ -30,6 +31,7 @@ _MOST_PAIRS = 15  # confusions listed under the matrix
 _COMMANDS = """\
 dvc repro                                      # run what has changed
 dvc metrics show                               # the numbers of this page
+dvc plots show                                 # its curves, confusions and accuracies of classes
 dvc exp run -S fusion.method=logreg            # change one parameter, run what it touches
 dvc exp show                                   # compare experiments
 dvc metrics diff                               # compare with the last commit
@@ -46,10 +48,10 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A chart, what it shows, and its numbers as a table."""
+    """A chart in one or more parts, what it shows, and its numbers as a table."""
 
     caption: str
-    svg: str
+    svgs: Sequence[str]
     table: Table | None
 
 
@@ -58,6 +60,7 @@ def write_report(
     *,
     params: Params,
     clips: pd.DataFrame,
+    splits: dict[int, pd.Series],
     explore_dir: Path,
     metrics: dict[str, Any],
     per_class: pd.DataFrame,
@@ -77,6 +80,7 @@ def write_report(
         out: the file; it appears whole or not at all.
         params: the parameters in force.
         clips: the table of `clips.csv`.
+        splits: split -> subset of each clip, as :func:`twostream.clips.read_split` gives it.
         explore_dir: the folder that :func:`twostream.explore.explore` wrote.
         metrics: what :func:`twostream.evaluation.evaluate` returned; more keys do no harm.
         per_class, confusion, contribution, mistakes: tables of the functions of these names in `twostream.evaluation`.
@@ -106,15 +110,16 @@ def write_report(
             published=_published(params),
             summary=summary,
             data=_data(tables),
+            frames=_frames(tables["classes"], sheet),
+            subsets=_subsets(clips, splits),
             unusable=_clips_with_reasons(clips[clips["status"] != "ok"], "Clips that cannot be used"),
             damaged=_clips_with_reasons(
                 clips[(clips["status"] == "ok") & (clips["reason"] != "")], "Damaged clips in use"
             ),
-            contact_sheet=data_uri(sheet),
             wheel=wheel_uri(),
             examples=[(clip_id, film_strip(rgb, flow)) for clip_id, rgb, flow in examples],
             training=_training(curves, tokens),
-            contributions=_contributions(params, per_class, contribution, tokens),
+            contributions=_contributions(params, per_class, contribution, tokens, _best(params, metrics)),
             sweep=_sweep(sweep, tokens),
             confusion=_confusion(confusion, list(per_class["class"])),
             pairs=_pairs(confusion),
@@ -123,6 +128,7 @@ def write_report(
             versions=Table("Software", ("Software", "Version"), (), [[n, str(v)] for n, v in versions.items()]),
             digests=Table("Digests of what went in", ("What", "Digest"), (), [[n, str(d)] for n, d in digests.items()]),
             commands=_COMMANDS,
+            made_by=_made_by(params),
         )
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +161,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    script = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
     environment.globals["script"] = Markup(script)
     # Only this script may run, whatever a clip is called.
     environment.globals["script_digest"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -176,7 +182,7 @@ def _points(value: float) -> str:
 
 def _headline(params: Params, metrics: dict[str, Any], contribution: pd.DataFrame) -> dict[str, Any]:
     fused = params.fusion.streams
-    best = max(fused, key=lambda name: metrics[name]["top1"])  # of equal ones the first, as the gain is defined
+    best = _best(params, metrics)
     gain = metrics["fusion_gain"]
     if gain["low"] > 0:
         verdict = "The interval of the gain is above zero: on clips like these, fusion helps."
@@ -195,6 +201,11 @@ def _headline(params: Params, metrics: dict[str, Any], contribution: pd.DataFram
         "tests": contribution["clip_id"].nunique(),
         "several": len(params.dataset.splits) > 1,
     }
+
+
+def _best(params: Params, metrics: dict[str, Any]) -> str:
+    """The best fused stream, of equal ones the first: the one that the gain is measured against."""
+    return max(params.fusion.streams, key=lambda name: metrics[name]["top1"])
 
 
 def _results(params: Params, metrics: dict[str, Any], tokens: dict[str, str], classes: int) -> Figure:
@@ -232,39 +243,67 @@ def _results(params: Params, metrics: dict[str, Any], tokens: dict[str, str], cl
         chance=1 / classes,
     )
     table = Table("Accuracy on the test clips, per cent", head, [t for t in head[3:] if "interval" not in t], rows)
-    return Figure("Top-1 accuracy on the test clips and its interval", svg, table)
+    return Figure("Top-1 accuracy on the test clips and its interval", [svg], table)
 
 
 def _published(params: Params) -> Table | None:
-    if params.dataset.name != "hmdb51":
+    if params.dataset.name not in BY_DATASET:
         return None
+    dataset, quoted = BY_DATASET[params.dataset.name]
     rows = [
         [q.system, q.pretraining, q.splits or "–", q.rgb or "–", q.flow or "–", q.fused or "–", q.source]
-        for q in HMDB51
+        for q in quoted
     ]
-    head = ("System", "Pretrained on", "Split", "RGB", "Flow", "Fused", "Quoted from")
-    return Table("Published on HMDB51: top-1 in per cent, quoted, not measured here", head, head[3:6], rows)
+    head = ("System", "Pretrained on", "Splits", "RGB", "Flow", "Fused", "Quoted from")
+    return Table(f"Published on {dataset}: top-1 in per cent, quoted, not measured here", head, head[3:6], rows)
 
 
 def _data(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     drawn = explore.charts(tables["classes"], tables["durations"])
+    head = ("Class", "Clips", "Seconds", "Median s", "Readable", "Unreadable", "Missing")
     classes = Table(
         "Clips of each class",
-        ("Class", "Clips", "Seconds", "Median s", "Readable", "Unreadable", "Missing"),
-        ("Clips", "Seconds", "Median s", "Readable", "Unreadable", "Missing"),
+        head,
+        head[1:],
         [
             [str(row[0]), str(row[1]), f"{row[2]:.1f}", f"{row[3]:.2f}", *map(str, row[4:])]
             for row in tables["classes"].itertuples(index=False)
         ],
     )
+    durations = _counts("Durations", "Duration", tables["durations"])
     return {
-        "classes": Figure("Clips in each class", drawn["classes"], classes),
-        "durations": Figure(
-            "How long the clips are", drawn["durations"], _counts("Durations", "Duration", tables["durations"])
-        ),
+        "classes": Figure("Clips in each class", drawn["classes"], None),
+        "minutes": Figure("Minutes in each class", drawn["minutes"], None),
+        "table": classes,
+        "durations": Figure("How long the clips are", drawn["durations"], durations),
         "resolutions": _counts("Resolutions", "Pixels", tables["resolutions"]),
         "fps": _counts("Frame rates", "Frames a second", tables["fps"]),
     }
+
+
+def _frames(classes: pd.DataFrame, sheet: bytes) -> list[tuple[str, str, int, int]]:
+    """The frame of each class as a data URI, with its size: a picture each, for the class to stand under it as text."""
+    return [
+        (name, jpeg_uri(frame, quality=85), frame.shape[1], frame.shape[0])
+        for name, frame in zip(classes["class"], explore.sheet_frames(sheet, len(classes)), strict=True)
+    ]
+
+
+def _subsets(clips: pd.DataFrame, splits: dict[int, pd.Series]) -> Table:
+    readable = clips[clips["status"] == "ok"].set_index("clip_id")
+    rows = []
+    for number, subset in splits.items():
+        assigned = subset.reindex(readable.index)
+        for name in SUBSETS:
+            part = readable[assigned == name]
+            if len(part):
+                rows.append(
+                    [str(number), name, str(len(part)), *(str(part[of].nunique()) for of in ("group", "class"))]
+                )
+    head = ("Split", "Subset", "Clips", "Groups", "Classes")
+    return Table(
+        "Readable clips of each subset, and the groups and classes they are of", head, (head[0], *head[2:]), rows
+    )
 
 
 def _counts(caption: str, title: str, table: pd.DataFrame) -> Table:
@@ -301,8 +340,10 @@ def _curve_figure(name: str, curves: dict[str, pd.DataFrame], token: str, what: 
         validation = curve[f"val_{what}"].astype(float).tolist()
         top1 = curve["val_top1"].astype(float)
         mark = int(top1.fillna(-1).to_numpy().argmax()) if len(top1) else None
-        series.append(charts.Line("training", token, epochs, curve[f"train_{what}"].astype(float).tolist(), faint=True))
-        series.append(charts.Line("validation", token, epochs, validation, mark=mark))
+        training = curve[f"train_{what}"].astype(float).tolist()
+        detail = f"split {split}" if len(curves) > 1 else ""
+        series.append(charts.Line("training", token, epochs, training, faint=True, detail=detail))
+        series.append(charts.Line("validation", token, epochs, validation, mark=mark, detail=detail))
         rows += [
             [split, f"{row.epoch:g}", *(_number(getattr(row, f"{subset}_{what}"), what) for subset in ("train", "val"))]
             for row in curve.itertuples(index=False)
@@ -315,7 +356,7 @@ def _curve_figure(name: str, curves: dict[str, pd.DataFrame], token: str, what: 
         x_label="epoch",
         per_cent=what == "top1",
     )
-    return Figure(f"{words} by epoch", svg, Table(f"{words} of {name} by epoch", head, head, rows))
+    return Figure(f"{words} by epoch", [svg], Table(f"{words} of {name} by epoch", head, head, rows))
 
 
 def _number(value: float, what: str) -> str:
@@ -325,7 +366,7 @@ def _number(value: float, what: str) -> str:
 
 
 def _contributions(
-    params: Params, per_class: pd.DataFrame, contribution: pd.DataFrame, tokens: dict[str, str]
+    params: Params, per_class: pd.DataFrame, contribution: pd.DataFrame, tokens: dict[str, str], best: str
 ) -> dict[str, Any]:
     agreement = contribution_by_agreement(contribution)
     total = max(int(agreement["clips"].sum()), 1)
@@ -352,11 +393,15 @@ def _contributions(
     systems = [*params.fusion.streams, FUSION]
     ordered = per_class.sort_values([FUSION, "class"], ascending=[False, True], na_position="last")
     by_class = [(row["class"], [float(row[system]) for system in systems]) for row in ordered.to_dict("records")]
-    dots = charts.dots(
-        by_class,
-        label=f"Top-1 accuracy of {', '.join(systems)} on each of {len(ordered)} classes",
-        legend=[(tokens[system], system) for system in systems],
-    )
+    dots = [
+        charts.dots(
+            part,
+            label=f"Top-1 accuracy of {', '.join(systems)} on each of {len(ordered)} classes",
+            legend=[(tokens[system], system) for system in systems],
+            like=by_class,
+        )
+        for part in charts.parted(by_class)
+    ]
     titles = ("Class", "Test clips", *(f"{system}, %" for system in systems))
     class_table = Table(
         "Accuracy of each class",
@@ -368,26 +413,71 @@ def _contributions(
         ],
     )
     changes = contribution_by_class(contribution)
-    changes = changes[(changes["rescued"] > 0) | (changes["harmed"] > 0)]
-    head = ("Class", "Test clips", "Rescued", "Harmed", "Net")
     return {
-        "overlap": Figure("Who is right, and what fusion makes of it", overlap_svg, overlap_table),
+        "overlap": Figure("Who is right, and what fusion makes of it", [overlap_svg], overlap_table),
         "classes": Figure("Accuracy of each class, best fused first", dots, class_table),
-        "changes": Table(
-            "Classes that fusion changes",
-            head,
-            head[1:],
-            [
-                [
-                    row["class"],
-                    *(str(row[key]) for key in ("clips", "rescued", "harmed")),
-                    f"{row['net']:+d}".replace("-", "−"),
-                ]
-                for row in changes.to_dict("records")
-            ],
-        ),
+        "errors": _errors(params, contribution),
+        "motion": _motion(params, contribution, best),
         "rescued": int(changes["rescued"].sum()),
         "harmed": int(changes["harmed"].sum()),
+    }
+
+
+def _errors(params: Params, contribution: pd.DataFrame) -> dict[str, Any]:
+    """The clips that no stream gets right, how many they would be by chance, and what a perfect choice would reach."""
+    total = len(contribution)
+    wrong = {name: int((~was_right(contribution, name)).sum()) for name in params.fusion.streams}
+    together = int((contribution["right"] == "none").sum())
+    return {
+        "wrong": wrong,
+        "together": together,
+        "by_chance": total * math.prod(count / max(total, 1) for count in wrong.values()),
+        "reachable": 1 - together / max(total, 1),
+    }
+
+
+def _motion(params: Params, contribution: pd.DataFrame, best: str) -> dict[str, Any]:
+    """What the fusion changes in each class against appearance alone; without streams of both, against the best."""
+    modalities = {name: params.modality(name) for name in params.fusion.streams}
+    appearance = [name for name, modality in modalities.items() if modality == "rgb"]
+    with_motion = bool(appearance) and len(appearance) < len(modalities)
+    against = (best if best in appearance else appearance[0]) if with_motion else best
+    changes = contribution_by_class(contribution, against)
+    changes = changes[(changes["rescued"] > 0) | (changes["harmed"] > 0)]
+    rows = [(row["class"], row["harmed"], row["rescued"]) for row in changes.to_dict("records")]
+    rescued, harmed = int(changes["rescued"].sum()), int(changes["harmed"].sum())
+    head = ("Class", "Test clips", "Rescued", "Harmed", "Net")
+    table = Table(
+        f"Classes that {'motion' if with_motion else 'fusion'} changes",
+        head,
+        head[1:],
+        [
+            [
+                row["class"],
+                *(str(row[key]) for key in ("clips", "rescued", "harmed")),
+                f"{row['net']:+d}".replace("-", "−"),
+            ]
+            for row in changes.to_dict("records")
+        ],
+    )
+    svgs = [
+        charts.diverging(
+            part,
+            label=f"Test clips of {len(rows)} classes that fusion rescues ({rescued}) and harms ({harmed}), "
+            f"compared with {against} alone",
+            legend=[("bad", "harmed"), ("fusion", "rescued")],
+            like=rows,
+        )
+        for part in charts.parted(rows)
+        if rows
+    ]
+    what = "Motion" if with_motion else "Fusion"
+    return {
+        "what": what,
+        "against": against,
+        "rescued": rescued,
+        "harmed": harmed,
+        "figure": Figure(f"Test clips that {what.lower()} rescues and harms, by class", svgs, table) if rows else None,
     }
 
 
@@ -409,11 +499,12 @@ def _sweep(sweep: dict[int, pd.DataFrame], tokens: dict[str, str]) -> dict[str, 
                 part["weight"].tolist(),
                 part[column].tolist(),
                 mark=int(part["chosen"].to_numpy().argmax()) if part["chosen"].any() else None,
+                detail=f"split {split}" if len(tables) > 1 else "",
             )
-            for _, name, part in parts
+            for split, name, part in parts
         ]
         svg = charts.lines(series, label=f"{words} by fusion weight", x_label=one, per_cent=column == "top1")
-        figures.append(Figure(words, svg, None))
+        figures.append(Figure(words, [svg], None))
     head = ("Split", "Stream", "Weight", "Top-1, %", "Log-loss", "Chosen")
     rows = [
         [str(split), name, f"{row.weight:g}", _percent(row.top1), f"{row.nll:.3f}", "chosen" if row.chosen else ""]
@@ -451,6 +542,22 @@ def _pairs(confusion: pd.DataFrame) -> Table:
         for actual, predicted, number in pairs.itertuples(index=False)
     ]
     return Table("Most frequent confusions", head, head[2:], rows)
+
+
+def _made_by(params: Params) -> str:
+    """The scripts that `dvc repro` runs for these parameters, in order."""
+    commands = [
+        f"python -m stages.{stage}" for stage in ("download", "split", "explore", "extract_rgb", "extract_flow")
+    ]
+    splits = params.dataset.splits
+    for stage in ("train", "score"):
+        commands += [
+            f"python -m stages.{stage} --stream {name} --split {split}"
+            for name in (*params.train.rgb, *params.train.flow)
+            for split in splits
+        ]
+    commands += [f"python -m stages.fuse --split {split}" for split in splits]
+    return "\n".join([*commands, "python -m stages.evaluate", "python -m stages.report"]) + "\n"
 
 
 class Mistake(NamedTuple):

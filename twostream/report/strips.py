@@ -85,12 +85,7 @@ def jpeg_uri(image: np.ndarray, quality: int = 82) -> str:
     encoded, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
         raise RuntimeError(f"an image of shape {list(image.shape)} cannot be encoded")
-    return data_uri(data.tobytes())
-
-
-def data_uri(jpeg: bytes) -> str:
-    """A data URI of an encoded JPEG."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,232 @@
+import copy
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, moving_texture, write_video
+
+from twostream import doctor as module
+from twostream.clipstore import stored_size
+from twostream.doctor import Check, Extent, checks, doctor, extent_of, measure_flow, stored_bytes, training_seconds
+from twostream.errors import UserError
+from twostream.params import parse_params
+
+SHARED = ROOT.parent / "shared" / "data"
+EXTENT = Extent(clips=100, frames=50.0, width=320, height=240, video_bytes=1e6, known_by="test")
+
+
+@pytest.fixture
+def values(demo_values, tmp_path, monkeypatch) -> dict:
+    """The demo's parameters as a mapping to change; the working folder is an empty one."""
+    monkeypatch.chdir(tmp_path)
+    values = copy.deepcopy(demo_values)
+    values["dataset"]["source"] = str(ROOT / values["dataset"]["source"])
+    return values
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """No network is loaded and nothing is timed."""
+    monkeypatch.setattr(module, "_torch", lambda params: iter([Check("PyTorch", "ok", "there")]))
+    monkeypatch.setattr(module, "measure_flow", lambda *_: 0.01)
+    monkeypatch.setattr(module, "measure_training", lambda *_: 0.1)
+
+
+def write(values: dict) -> str:
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    return "params.yaml"
+
+
+def found(values: dict, what: str) -> list[Check]:
+    return [check for check in checks(write(values)) if check.what == what]
+
+
+def test_a_machine_that_is_ready_gives_exit_code_0_and_a_line_a_check(values, quick, capsys):
+    assert doctor(write(values)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("ready")
+    assert all(line.split()[0] in ("ok", "warning") for line in lines[:-1])
+    looked_at = [line.split()[1] for line in lines[:-1]]
+    assert looked_at == [
+        *("Python", "packages", "parameters", "machine", "PyTorch", "source", "unpackers", "weights"),
+        *("clips", "disk", "flow", "training"),
+    ]
+
+
+def test_a_problem_gives_exit_code_1_and_names_the_key(values, quick, capsys):
+    values["dataset"].update(name="folder", source="not/there")
+    assert doctor(write(values)) == 1
+    out = capsys.readouterr().out
+    assert "problem  source      dataset.source: not/there is not there" in out
+    assert out.splitlines()[-1].startswith("1 problem to solve")
+
+
+def test_wrong_parameters_are_one_problem_and_no_traceback(values, capsys):
+    values["flow"]["method"] = "tvl2"
+    assert doctor(write(values)) == 1
+    assert "flow.method" in [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")][0]
+
+
+def test_a_package_that_is_too_old_or_absent_is_a_problem_with_a_remedy(monkeypatch):
+    def version(name):
+        if name == "av":
+            raise module.importlib.metadata.PackageNotFoundError(name)
+        return "0.0.1" if name == "numpy" else "9999"
+
+    monkeypatch.setattr(module.importlib.metadata, "requires", lambda _: ["av>=14", "numpy>=2.0", "tqdm>=4"])
+    monkeypatch.setattr(module.importlib.metadata, "version", version)
+    check = module._packages()
+    assert check.level == "problem"
+    assert check.said == "av is not installed; numpy 0.0.1 is not >=2.0: pip install -r requirements.txt"
+
+
+def test_rar_without_a_program_that_reads_it_is_a_problem_only_where_there_is_rar(values, quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    assert [check.level for check in found(values, "unpackers")] == ["ok"]
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "all [1].RAR").write_bytes(b"Rar!")
+    values["dataset"].update(name="folder", source="clips")
+    (check,) = found(values, "unpackers")
+    assert check.level == "problem" and "bsdtar" in check.said
+    monkeypatch.setattr(module.shutil, "which", lambda name: name if name == "unrar" else None)
+    assert [check.level for check in found(values, "unpackers")] == ["ok"]
+
+
+def test_mirrors_are_told_and_not_asked(values, quick, monkeypatch):
+    import socket
+
+    def refused(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    values["dataset"].update(name="hmdb51", source=str(ROOT / "profiles" / "mirrors" / "hmdb51.yaml"))
+    (check,) = found(values, "source")
+    assert check.level == "warning" and "MichiganNLP/hmdb" in check.said
+    Path("downloads/hmdb51").mkdir(parents=True)
+    assert [check.level for check in found(values, "source")] == ["ok"]
+
+
+def test_a_weight_file_is_there_or_a_problem(values, quick, tmp_path):
+    values["streams"]["spatial"]["weights"] = "mine.pth"
+    (check,) = found(values, "weights")
+    assert check.level == "problem" and check.said.startswith("streams.spatial.weights: mine.pth is not there")
+    (tmp_path / "mine.pth").write_bytes(b"x")
+    assert [check.level for check in found(values, "weights")] == ["ok"]
+
+
+def test_a_disk_too_small_is_a_problem_and_what_is_there_counts_as_there(values, quick, monkeypatch, tmp_path):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(0, 0, 10**7))
+    (check,) = found(values, "disk")
+    assert check.level == "problem" and "short_side" in check.said and "10 MB free" in check.said
+    (tmp_path / "data" / "rgb").mkdir(parents=True)
+    with open(tmp_path / "data" / "rgb" / "a.zip", "wb") as file:
+        file.truncate(200 * 10**6)
+    assert [check.level for check in found(values, "disk")] == ["ok"]
+
+
+def test_a_folder_is_counted_and_a_few_of_its_videos_are_decoded(values, tmp_path):
+    for number, frames in enumerate((10, 20)):
+        write_video(tmp_path / "mine" / "run & jump" / f"[{number}].avi", moving_texture(frames, 48, 64), codec="mjpeg")
+    (tmp_path / "mine" / "notes.txt").write_text("no video")
+    values["dataset"].update(name="folder", source="mine")
+    extent = extent_of(parse_params(values))
+    assert (extent.clips, extent.frames, extent.width, extent.height) == (2, 15.0, 64, 48)
+    assert extent.video_bytes == sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.avi"))
+
+
+def test_the_benchmarks_are_known_before_they_are_fetched(values):
+    values["dataset"].update(name="hmdb51", source=str(ROOT / "profiles" / "mirrors" / "hmdb51.yaml"))
+    extent = extent_of(parse_params(values))
+    assert (extent.clips, extent.frames, extent.width, extent.height) == (6766, 93.0, 320, 240)
+
+
+def test_an_archive_cannot_be_counted_and_that_is_said(values, quick, tmp_path):
+    (tmp_path / "clips.zip").write_bytes(b"PK")
+    values["dataset"].update(name="folder", source="clips.zip")
+    with pytest.raises(UserError, match="cannot be counted"):
+        extent_of(parse_params(values))
+    assert [check.level for check in found(values, "clips")] == ["warning"]
+
+
+def test_sizes_grow_with_quality_and_side_and_shrink_with_the_bound(values):
+    def sizes(**changes):
+        changed = copy.deepcopy(values)
+        for key, value in changes.items():
+            section, name = key.split("__")
+            changed[section][name] = value
+        return stored_bytes(parse_params(changed), EXTENT)
+
+    plain = sizes()
+    assert sizes(rgb__jpeg_quality=97)["rgb"] > 1.3 * plain["rgb"]
+    assert plain["rgb"] < sizes(rgb__short_side=240)["rgb"] < 4 * plain["rgb"]  # four times the pixels, smoother ones
+    assert sizes(flow__bound=20.0)["flow"] < plain["flow"]
+    assert sizes(flow__frames=11)["flow"] == pytest.approx(plain["flow"] * 10 / 49)
+    assert sizes(rgb__short_side=480)["rgb"] == sizes(rgb__short_side=240)["rgb"]  # clips of 240 are not enlarged
+
+
+@pytest.mark.skipif(not (SHARED / "hmdb51").is_dir(), reason="needs the genuine clips of ../shared/data")
+@pytest.mark.parametrize("quality", [75, 92])
+def test_estimated_sizes_are_those_of_genuine_clips_within_a_factor_of_two(values, quality):
+    """Against JPEGs of another library, at a size that the estimate was not fitted to."""
+    from PIL import Image
+
+    from twostream.video import read_frames
+
+    values["rgb"].update(short_side=180, jpeg_quality=quality)
+    written, pixels = 0, 0
+    for path in sorted((SHARED / "hmdb51" / "videos").rglob("*.avi")):
+        frame = list(read_frames(path))[5]
+        size = stored_size(frame.shape[1], frame.shape[0], 180)
+        image = Image.fromarray(frame).resize(size)
+        target = Path("frame.jpg")
+        image.save(target, quality=quality)
+        written += target.stat().st_size
+        pixels += size[0] * size[1]
+    width, height = stored_size(320, 240, 180)
+    estimated = stored_bytes(parse_params(values), EXTENT)["rgb"] / EXTENT.all_frames / (width * height)
+    assert 0.5 < estimated / (written / pixels) < 2
+
+
+def test_training_is_estimated_from_the_steps_it_takes(values):
+    """By hand: 100 clips, 70 in training, of which 14 are held out; 10 epochs of 56 clips forwards and backwards and 14
+    forwards (a third); then 14 + 30 clips scored in 3 segments and mirrored, of a step's one segment; two splits."""
+    values["dataset"].update(test_fraction=0.3, val_fraction=0.2, splits=[1, 2])
+    values["streams"]["temporal"]["epochs"] = 10
+    params = parse_params(values)
+    by_hand = 2 * (10 * (56 + 14 / 3) + 44 * 6 / 3)
+    assert training_seconds(params, params.streams["temporal"], EXTENT, 1.0) == pytest.approx(by_hand)
+
+
+def test_flow_is_timed_with_the_method_and_the_size_in_force(values):
+    values["flow"]["method"] = "dis"
+    values["flow"]["short_side"] = 32
+    small = measure_flow(parse_params(values), EXTENT, "cpu")
+    values["flow"]["short_side"] = 240
+    assert measure_flow(parse_params(values), EXTENT, "cpu") > 2 * small > 0
+
+
+def test_a_step_of_a_network_is_timed(values):
+    from twostream.doctor import measure_training
+
+    assert 0 < measure_training(parse_params(values), "temporal") < 60
+
+
+def test_asking_the_doctor_loads_nothing_heavy():
+    code = (
+        "import sys, twostream.doctor; print(sorted({'torch', 'timm', 'sklearn', 'cv2', 'pandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_qualities_are_interpolated_between_those_that_were_measured():
+    tables = (module._RGB_BYTES, module._FLOW_BYTES)
+    for table in tables:
+        assert module._by_quality(table, 92) == pytest.approx(table[module._QUALITY.index(92)])
+        sizes = [module._by_quality(table, quality) for quality in range(1, 101)]
+        assert (np.diff(sizes) > 0).all()
