@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -132,10 +132,10 @@ def _extract_one(work: _Work, server: str, job: _Job) -> _Job:
 
 def _images(job: _Job, settings: Rgb | Flow, device: str, server: str) -> Iterator[np.ndarray]:
     if isinstance(settings, Rgb):
-        return _shrunk(read_frames(job.video), settings.short_side)
-    grey = _shrunk(read_frames(job.video, "gray"), settings.short_side)
+        return shrunk(read_frames(job.video), settings.short_side)
+    grey = shrunk(read_frames(job.video, "gray"), settings.short_side)
     if settings.frames:
-        grey = _spread(grey, job.frames, settings.frames)
+        grey = spread(grey, job.frames, settings.frames)
     if server:
         return solve_remotely(server, grey)
     return _solve(_solver(settings.model_dump_json(by_alias=True), device), grey, settings.bound)
@@ -156,13 +156,13 @@ def _solver(settings: str, device: str) -> Solver:
 def _prepared(settings: Rgb | Flow, device: str) -> Iterator[str]:
     """What must be there before the workers start: compiled kernels, or a server on the GPU, whose address is given."""
     if device == "cuda":
-        with _said_if_long(f"starting {settings.method} on the GPU"):
+        with said_if_long(f"starting {settings.method} on the GPU"):
             solver = make_solver(settings, device)
         with FlowServer(solver, settings.bound) as server:
             yield server.address
         return
     if isinstance(settings, Flow) and "simd.py" in _parts(settings.method):
-        with _said_if_long(f"compiling {settings.method} for this processor, which is kept for the next time"):
+        with said_if_long(f"compiling {settings.method} for this processor, which is kept for the next time"):
             # Large enough for several levels of a pyramid, and not alike: no branch is left for the workers to compile.
             images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8)
             make_solver(settings, device)(*images)
@@ -170,8 +170,8 @@ def _prepared(settings: Rgb | Flow, device: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _said_if_long(text: str) -> Iterator[None]:
-    """Say what is being waited for once that has taken two seconds."""
+def said_if_long(text: str) -> Iterator[None]:
+    """Say on the standard error what is being waited for once that has taken two seconds."""
     timer = threading.Timer(2, print, [f"{text} ..."], {"file": sys.stderr, "flush": True})
     timer.start()
     try:
@@ -180,7 +180,8 @@ def _said_if_long(text: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _shrunk(images: Iterator[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
+def shrunk(images: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
+    """The images at the size that a clip of them is stored at, see `stored_size`: uint8 [H, W] or [H, W, 3]."""
     size = None
     for image in images:
         if size is None:  # a stream may change its picture size on the way; the clip keeps its first
@@ -191,7 +192,7 @@ def _shrunk(images: Iterator[np.ndarray], short_side: int) -> Iterator[np.ndarra
         yield image
 
 
-def _spread(images: Iterator[np.ndarray], count: int, wanted: int) -> Iterator[np.ndarray]:
+def spread(images: Iterable[np.ndarray], count: int, wanted: int) -> Iterator[np.ndarray]:
     """`wanted` of `count` images, evenly spread, the first and the last among them; repeated where there are fewer."""
     repeats = np.bincount(np.linspace(0, count - 1, wanted).round().astype(int), minlength=count)
     for image, times in zip(images, repeats):  # noqa: B905 - a decoder may give one frame more or less

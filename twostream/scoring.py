@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
 from twostream.data import Example, ScoringViews, make_loader, normalise
 from twostream.errors import UserError
 from twostream.models import create_model
-from twostream.params import Runtime, Sampling, Score
+from twostream.models.weights import read_weights
+from twostream.params import Name, Runtime, Sampling, Score, Section
 
-_CONFIG_KEYS = {
-    "stream",
-    "modality",
-    "model",
-    "classes",
-    "size",
-    "dropout",
-    "sampling",
-    "demean",
-    "normalisation",
-    "extraction",
-}
 _VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
 
 
+class Normalisation(Section):
+    """One value a channel, on the scale of stored uint8 values: a network's input is (v - mean) / std."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class StreamConfig(Section):
+    """What `config.json` holds: all that prediction needs to know of a stream."""
+
+    stream: Name
+    modality: Literal["rgb", "flow"]
+    model: str
+    weights: str
+    weights_sha256: str | None
+    classes: list[str] = Field(min_length=1)
+    size: int = Field(ge=16, le=1024)
+    dropout: float = Field(ge=0, lt=1)
+    sampling: Sampling
+    demean: bool
+    normalisation: Normalisation
+    extraction: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _channels(self) -> StreamConfig:
+        channels = 3 if self.modality == "rgb" else 2
+        if not len(self.normalisation.mean) == len(self.normalisation.std) == channels:
+            raise ValueError(f"normalisation must have {channels} values each for {self.modality}")
+        return self
+
+
 class TrainedStream:
-    """A model folder, loaded: scores views. Nothing in the folder can run code.
+    """A model folder, loaded: scores views. Nothing in the folder can run code, or fetch or open anything else.
 
     Raises:
         UserError: a file of the folder is missing or damaged.
@@ -41,21 +62,27 @@ class TrainedStream:
         self.config = _read_config(folder)
         self.sampling = Sampling.model_validate(self.config["sampling"])
         self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-        model = create_model(
-            self.config["model"],
-            modality=self.config["modality"],
-            classes=len(self.config["classes"]),
-            frames=self.sampling.frames,
-            dropout=self.config["dropout"],
-            weights="none",
-            input_size=self.config["size"],
-        )
         try:
-            weights = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
-            model.load_state_dict(weights)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{folder / 'model.pt'}: cannot be loaded ({reason}); train the stream again") from None
+            model = create_model(
+                self.config["model"],
+                modality=self.config["modality"],
+                classes=len(self.config["classes"]),
+                frames=self.sampling.frames,
+                dropout=self.config["dropout"],
+                weights="none",
+                input_size=self.config["size"],
+            )
+        except UserError as error:
+            raise UserError(f"{folder / 'config.json'}: {error}") from None
+        path = folder / "model.pt"
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
+        try:
+            model.load_state_dict(read_weights(path))
+        except RuntimeError:
+            raise UserError(
+                f"{path}: holds other weights than those of {self.config['model']}; train the stream again"
+            ) from None
         self.model = model.eval().to(self.device)
 
     @torch.inference_mode()
@@ -86,11 +113,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        Sampling.model_validate(config["sampling"])
-        missing = _CONFIG_KEYS - config.keys()
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason}); train the stream again with `dvc repro`") from None
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train the stream again with `dvc repro`")
-    return config
+        StreamConfig.model_validate(config)
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+    except (ValueError, RecursionError) as error:
+        problem = f"not valid JSON: {error}"
+    else:
+        return config
+    raise UserError(f"{path}: cannot be used ({problem}); train the stream with `dvc repro`")

@@ -78,6 +78,27 @@ def _luma(frame: av.VideoFrame) -> np.ndarray | None:
 
 def probe(path: str | Path) -> Probe:
     """Decode the whole file and report what is in it; never raises for a bad file."""
+    return survey(path)[0]
+
+
+def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
+    """What :func:`probe` reports, and when each of its frames is shown.
+
+    Returns:
+        The report, and float64 [frames], seconds from the first frame, never decreasing: by the frames' time stamps, or
+        evenly at the frame rate where one has none.
+    """
+    stamps: list[float | None] = []
+    found = _probe(path, stamps)
+    if None in stamps:
+        times = np.arange(len(stamps)) / (found.fps or 25.0)
+    else:
+        times = np.maximum.accumulate(np.array(stamps, np.float64) - (stamps[0] if stamps else 0.0))
+    return found, times
+
+
+def _probe(path: str | Path, stamps: list[float | None]) -> Probe:
+    """Decode the file; `stamps` gets the seconds of every frame's time stamp, None where it has none."""
     try:
         if os.path.getsize(path) == 0:
             return _unreadable("empty file (0 bytes)")
@@ -92,6 +113,7 @@ def probe(path: str | Path) -> Probe:
                         width, height = height, width
                 frames += 1
                 last = frame.pts if frame.pts is not None else last
+                stamps.append(frame.time)
             declared = stream.frames or _frames_by_time(frames, last, stream, container)
     except VideoError as error:
         return _unreadable(str(error))
