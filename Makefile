@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -12,6 +12,10 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	python -m pytest
+
+# In a real browser, and skipped with a reason where there is no Chromium or Chrome; `test` runs them too.
+test-browser: .venv/installed
+	python -m pytest -rs tests/browser
 
 lint: .venv/installed
 	ruff check .
