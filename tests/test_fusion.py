@@ -221,7 +221,15 @@ def test_the_rule_prefers_accuracy_where_the_difference_is_certain():
     assert choose_weights(weights, right, np.array([-10.0, -50.0, -51.0])) == 2  # fewest streams
     assert choose_weights(weights, right, np.array([-10.0, -50.0, -55.0])) == 1  # likelihood tells them apart
     right[0, :79] = True
-    assert choose_weights(weights, right, np.array([-51.0, -50.0, -50.0])) == 0  # even, where nothing speaks against it
+    assert choose_weights(weights, right, np.array([-51.0, -50.0, -51.5])) == 0  # even, where nothing speaks against it
+    assert choose_weights(weights, right, np.array([-51.0, -50.0, -50.5])) == 2  # one stream alone is likelier
+
+
+def test_of_three_streams_even_weights_stand_back_for_two_in_even_weights_and_not_for_two_in_chosen_ones():
+    weights = np.array([[1, 1, 1], [1.5, 1.5, 0], [2, 1, 0]]) / 3
+    right = np.ones((3, 30), bool)
+    assert choose_weights(weights, right, np.array([-10.0, -10.5, -9.5])) == 0
+    assert choose_weights(weights, right, np.array([-10.0, -9.5, -9.0])) == 2
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

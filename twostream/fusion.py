@@ -242,8 +242,9 @@ def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.nd
        that one of the two gets right and the other wrong).
     2. Of these stay with the mixtures within :data:`PLAUSIBLE` nats of the largest log-likelihood, which sees how sure
        a mixture was, not only whether it was right.
-    3. If even weights are among them, take even weights. Else take the mixture of fewest streams, so that one that adds
-       nothing to the others has weight 0, and of several the one with the largest log-likelihood.
+    3. If even weights are among them, and no part of the streams in even weights has a larger log-likelihood, take even
+       weights. Else take the mixture of fewest streams, so that one that adds nothing to the others has weight 0, and
+       of several the one with the largest log-likelihood.
 
     Args:
         weights: [M, K] mixtures, even weights among them.
@@ -260,9 +261,11 @@ def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.nd
     plausible = close & (log_likelihood >= log_likelihood[close].max() - PLAUSIBLE)
     distance = ((weights - 1 / weights.shape[1]) ** 2).sum(axis=1)
     even = int(distance.argmin())
-    if plausible[even]:
-        return even
     used = (weights > 0).sum(axis=1)
+    parts = (used < used[even]) & (np.where(weights > 0, weights, np.inf).min(axis=1) > weights.max(axis=1) - 1e-9)
+    # On thirty clips a stream that is little better than chance is plausible at half the weight, and costs points.
+    if plausible[even] and not (log_likelihood[parts] > log_likelihood[even]).any():
+        return even
     rows = np.flatnonzero(plausible)
     # rounded, so that mixtures that are equal but for the order of additions are told apart by the next key
     return int(rows[np.lexsort((distance[rows], -log_likelihood[rows].round(9), used[rows]))[0]])

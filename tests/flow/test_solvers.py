@@ -57,6 +57,16 @@ def test_two_runs_give_the_same_bytes(demo_values, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_what_was_solved_before_changes_nothing(demo_values, method):
+    values = {**demo_values, "flow": {**demo_values["flow"], "dis": {"preset": "fast"}}}
+    small, large = _texture(48, 64), _texture(240, 320)
+    moved = np.roll(large, 24, axis=1)
+    used = _solver(values, method)
+    used(small, small)
+    np.testing.assert_array_equal(used(large, moved), _solver(values, method)(large, moved))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_sequence_gives_the_flow_of_every_frame_to_the_next(demo_values, method):
     frames = [_texture(48, 64, seed) for seed in range(3)]
     flows = list(_solver(demo_values, method).sequence(frames))

@@ -30,8 +30,10 @@ def listed():
 @pytest.mark.parametrize("modality", ["rgb", "flow"])
 @pytest.mark.parametrize("name", [*KNOWN, "timm/test_resnet", "inflated/timm/test_efficientnet"])
 def test_every_model_takes_both_modalities_and_learns_from_every_parameter(name, modality):
-    model = make(name, modality)
-    logits = model(views(modality))
+    frames, size = (16, 224) if name == "video/mvit_v2_s" else (8, 32)  # it takes nothing else
+    model = make(name, modality, frames=frames, input_size=size)
+    device = "meta" if size == 224 else "cpu"
+    logits = model.to(device)(views(modality, frames=frames, size=size).to(device))
     assert logits.shape == (2, 5)
     logits.square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -63,6 +65,10 @@ COUNTS = {
     ("video/r2plus1d_18", "rgb"): 31_505_325 - 513 * 400 + 513 * 51,
     ("video/mc3_18", "rgb"): 11_695_440 - 513 * 400 + 513 * 51,
     ("video/s3d", "rgb"): 8_320_048 - 1025 * 400 + 1025 * 51,
+    ("video/mvit_v2_s", "rgb"): 34_537_744 - 769 * 400 + 769 * 51,
+    ("video/swin3d_t", "rgb"): 28_158_070 - 769 * 400 + 769 * 51,
+    ("video/swin3d_s", "rgb"): 49_816_678 - 769 * 400 + 769 * 51,
+    ("video/swin3d_b", "rgb"): 88_048_984 - 1025 * 400 + 1025 * 51,
 }
 
 
@@ -118,6 +124,7 @@ def test_dropout_is_before_the_last_layer_and_only_in_training(name):
         ("timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
         ("inflated/timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
         ("video/r3d_18", [110.2008, 100.63983, 95.99475], [58.14765, 56.46975, 55.332195]),
+        ("video/swin3d_t", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
     ],
 )
 def test_rgb_is_normalised_as_the_weights_were_trained(name, mean, std):

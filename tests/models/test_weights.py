@@ -57,7 +57,7 @@ def test_a_file_without_a_classifier_leaves_it_new(tmp_path):
     assert set(loaded.new_parameters) < {name for name, _ in loaded.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"])
+@pytest.mark.parametrize("name", ["video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d", "video/swin3d_t"])
 def test_a_file_of_torchvisions_kinetics_networks_starts_them_on_flow(tmp_path, name):
     published = get_model(name.removeprefix("video/"))  # 400 classes, RGB, torchvision's own names
     path = saved(tmp_path, published)

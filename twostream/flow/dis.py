@@ -21,9 +21,12 @@ _PRESETS = {
 
 class _Dis(Solver):
     def __init__(self, settings: Dis) -> None:
-        self._engine = cv2.DISOpticalFlow_create(_PRESETS[settings.preset])
+        self._preset, self._size = _PRESETS[settings.preset], None
 
     def match(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        if first.shape != self._size:
+            # An engine that has met a small image keeps its few scales for larger ones, so it serves one size alone.
+            self._engine, self._size = cv2.DISOpticalFlow_create(self._preset), first.shape
         return self._engine.calc(first, second, None)
 
 

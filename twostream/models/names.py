@@ -6,7 +6,10 @@ import difflib
 
 IMAGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VOLUME = ("cnn3d_v1", "cnn3d_v2", "flow3d")
-VIDEO = ("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d")
+VIDEO = (
+    *("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"),
+    *("video/mvit_v2_s", "video/swin3d_t", "video/swin3d_s", "video/swin3d_b"),
+)
 TIMM = "timm/"
 INFLATED = "inflated/"
 KNOWN = (*VOLUME, *IMAGE, *VIDEO, *(INFLATED + name for name in IMAGE))

@@ -22,6 +22,7 @@ from twostream.models.weights import load_weights, read_weights
 CHANNELS = {"rgb": 3, "flow": 2}
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 KINETICS = ([0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989])
+HALF = ([0.45] * 3, [0.225] * 3)
 # Zero motion is code 128. The scale is that of ImageNet's normalised pixels (0.226 * 255), as in Wang et al. 2016.
 FLOW_NORMALISATION = {"mean": [128.0, 128.0], "std": [57.6, 57.6]}
 
@@ -30,8 +31,10 @@ _USUAL = {
     "cnn3d_v1": ((16, 112, 112), (16, 112, 112)),
     "cnn3d_v2": ((16, 128, 128), (16, 128, 128)),
     "flow3d": ((16, 96, 96), (16, 96, 96)),
+    **{name: ((16, 112, 112), (16, 112, 112)) for name in VIDEO if name.endswith("_18")},
     "video/s3d": ((64, 224, 224), (64, 224, 224)),
-    **{name: ((16, 112, 112), (16, 112, 112)) for name in VIDEO if name != "video/s3d"},
+    "video/mvit_v2_s": ((16, 224, 224), (16, 224, 224)),
+    **{f"video/swin3d_{size}": ((32, 224, 224), (32, 224, 224)) for size in "tsb"},
 }
 _USUAL_IMAGE = ((1, 224, 224), (5, 224, 224))
 _USUAL_INFLATED = ((16, 224, 224), (16, 224, 224))
@@ -213,7 +216,9 @@ def _normalisation(name: str, modality: str) -> dict[str, list[float]]:
         return copy.deepcopy(FLOW_NORMALISATION)
     name = name.removeprefix(INFLATED)
     mean, std = IMAGENET
-    if name in VIDEO:
+    if name == "video/mvit_v2_s":
+        mean, std = HALF
+    elif name in VIDEO and not name.startswith("video/swin3d"):
         mean, std = KINETICS
     elif name.startswith(TIMM):
         config = timm_config(name.removeprefix(TIMM))
