@@ -16,6 +16,16 @@ import numpy as np
 from twostream.errors import UserError
 
 FORMAT = 1
+_NAME_SIZE = len("00001.jpg")
+_ENTRY = np.dtype(  # of the directory, as we write it: a name of nine bytes, and no more fields
+    {
+        "names": ["method", "size", "name_size", "offset"],
+        "formats": ["<u2", "<u4", "<u2", "<u4"],
+        "offsets": [10, 20, 28, 42],
+        "itemsize": 46 + _NAME_SIZE,
+    }
+)
+_TAIL = 16384  # bytes: the directory of 290 frames with its comment
 _REDUCE = {1: 0, 2: 1, 4: 2, 8: 3}
 _COLOUR = (cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_8)
 _GREY = (
@@ -80,7 +90,7 @@ class ClipReader:
     def __init__(self, path: str | Path):
         self.path = path
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; run `dvc repro` to extract it again") from None
         try:
@@ -116,18 +126,29 @@ class ClipReader:
         frames = [self._decode(int(i), reduce) for i in wanted]
         return np.stack([frames[i] for i in inverse.ravel()])
 
-    def _decode(self, index: int, reduce: int) -> np.ndarray:
-        offset, size = self._entries[index]
+    def encoded(self, index: int) -> bytes:
+        """The JPEG of one frame."""
+        offset, size = self._entries[index].tolist()
         self._file.seek(offset)
-        data = np.frombuffer(self._file.read(size), np.uint8)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise self.undecodable(index)
+        return data
+
+    def _decode(self, index: int, reduce: int) -> np.ndarray:
         flow = self.meta["modality"] == "flow"
-        image = cv2.imdecode(data, (_GREY if flow else _COLOUR)[_REDUCE[reduce]]) if len(data) == size else None
+        how = (_GREY if flow else _COLOUR)[_REDUCE[reduce]]
+        image = cv2.imdecode(np.frombuffer(self.encoded(index), np.uint8), how)
         if image is None:
-            raise self._damaged(f"frame {index + 1} cannot be decoded")
+            raise self.undecodable(index)
         if flow:
             half = image.shape[1] // 2
             return np.stack([image[:, :half], image[:, half:]], axis=-1)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def undecodable(self, index: int) -> UserError:
+        """What to raise where a frame's JPEG is damaged."""
+        return self._damaged(f"frame {index + 1} cannot be decoded")
 
     def _damaged(self, why: object) -> UserError:
         return UserError(f"{self.path}: not a sound clip file ({why}); delete it and run `dvc repro`")
@@ -138,14 +159,14 @@ def _encode(frame: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def _directory(file: Any) -> tuple[list[tuple[int, int]], bytes]:
-    """Offset and size of every entry's data, and the comment, from the central directory.
+def _directory(file: Any) -> tuple[np.ndarray, bytes]:
+    """Offset and size of every entry's data, int64 [T, 2], and the comment, from the central directory.
 
     `zipfile` builds an object an entry, which costs more than decoding a few frames; our entries are stored, without
-    extra fields, in order, so offsets follow from the directory alone (30 bytes of local header plus the name).
+    extra fields, so offsets follow from the directory alone (30 bytes of local header plus the name).
     """
     end = file.seek(0, os.SEEK_END)
-    tail_start = max(0, end - 65557)  # 22 bytes and the longest comment
+    tail_start = max(0, end - _TAIL)
     file.seek(tail_start)
     tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
@@ -155,23 +176,22 @@ def _directory(file: Any) -> tuple[list[tuple[int, int]], bytes]:
     comment = tail[at + 22 : at + 22 + comment_size]
     if count == 0xFFFF or start == 0xFFFFFFFF:  # ZIP64: rare, very long clips
         return _directory_zip64(file, comment)
-    file.seek(start)
-    data = file.read(size)
-    entries, position = [], 0
-    for _ in range(count):
-        method, length, name_size, extra, note, offset = struct.unpack_from("<10xH12xIHHH8xI", data, position)[:6]
-        if method != 0:
-            raise ValueError("a compressed entry")
-        entries.append((offset + 30 + name_size, length))
-        position += 46 + name_size + extra + note
-    return entries, comment
+    if size != count * _ENTRY.itemsize:
+        raise ValueError("foreign entries")
+    if start < tail_start:
+        file.seek(start)
+        tail, tail_start = file.read(size), start
+    entries = np.frombuffer(tail, _ENTRY, count, start - tail_start)
+    if (entries["method"] != 0).any() or (entries["name_size"] != _NAME_SIZE).any():
+        raise ValueError("foreign entries")
+    return np.stack([entries["offset"].astype(np.int64) + 30 + _NAME_SIZE, entries["size"]], 1), comment
 
 
-def _directory_zip64(file: Any, comment: bytes) -> tuple[list[tuple[int, int]], bytes]:
+def _directory_zip64(file: Any, comment: bytes) -> tuple[np.ndarray, bytes]:
     with zipfile.ZipFile(file) as archive:
         entries = []
         for info in archive.infolist():
             file.seek(info.header_offset + 26)
             name_size, extra_size = struct.unpack("<HH", file.read(4))
             entries.append((info.header_offset + 30 + name_size + extra_size, info.file_size))
-        return entries, archive.comment or comment
+        return np.array(entries, np.int64).reshape(-1, 2), archive.comment or comment

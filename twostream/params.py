@@ -21,7 +21,10 @@ from pydantic import (
 from twostream.errors import UserError
 from twostream.models.names import check_model_name
 
-RESERVED = ("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run")  # keys of metrics and tables
+RESERVED = (  # keys of metrics and columns of tables
+    *("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run"),
+    *("all", "none", "clip_id", "actual", "predicted", "confidence"),
+)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -225,6 +228,8 @@ class Train(Section):
     rgb: list[Name] = Field(min_length=1)
     flow: list[Name] = Field(min_length=1)
     precision: Literal["auto", "32", "bf16", "16"]
+    decode: Literal["cpu", "device"]
+    compile: bool
 
 
 class Score(Section):

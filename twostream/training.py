@@ -16,6 +16,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
 from twostream.errors import UserError
 from twostream.models import create_model, weights_source
+from twostream.ondevice import EncodedViews, make_views
 from twostream.params import Runtime, Stream
 
 MODEL_FILES = ("model.pt", "history.json", "config.json")
@@ -39,7 +41,10 @@ MODEL_FILES = ("model.pt", "history.json", "config.json")
 
 @dataclass(frozen=True)
 class Task:
-    """What one training run is: the stream, its data and everything else that its result follows from."""
+    """What one training run is: the stream, its data and everything else that its result follows from.
+
+    The last three are the parameters `train.precision`, `train.decode` and `train.compile`.
+    """
 
     name: str
     modality: str
@@ -49,6 +54,8 @@ class Task:
     val: list[Example]
     seed: int
     precision: str
+    decode: str = "cpu"
+    compile: bool = False
 
 
 def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path, curves_dir: Path) -> None:
@@ -197,6 +204,8 @@ class _Module(pl.LightningModule):
         self.model = create_model_for(task)
         self.average = copy.deepcopy(self.model).requires_grad_(False) if task.stream.ema else None
         self._frozen = _frozen_layers(task, self.model)
+        if task.compile:
+            self.model.compile()
         self.train()
 
     @property
@@ -209,6 +218,10 @@ class _Module(pl.LightningModule):
         for layer in self._frozen:
             layer.eval()
         return self
+
+    def on_after_batch_transfer(self, batch: tuple[Any, torch.Tensor], _: int) -> tuple[torch.Tensor, torch.Tensor]:
+        views, labels = batch
+        return (make_views(views, self.device) if isinstance(views, EncodedViews) else views), labels
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         views, labels = batch
@@ -349,7 +362,8 @@ def _fit(task: Task, module: _Module, progress: _Progress, runtime: Runtime, pre
             return
         resume = str(progress.path)
     sampler = EpochSampler(len(task.train), task.seed, lambda: len(progress.history))
-    views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed, stream.demean)
+    encoded = task.decode == "device"
+    views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed, stream.demean, encoded)
     train = make_loader(views, stream.batch_size, runtime.workers, sampler)
     middles = ValidationViews(task.val, stream.sampling, stream.size, stream.demean)
     val = make_loader(middles, stream.batch_size, runtime.workers)
@@ -388,7 +402,8 @@ def _devices(runtime: Runtime) -> int | str:
 def _key(task: Task, precision: str) -> str:
     """What the result follows from: parameters, data, code and the machine's kind of arithmetic."""
     package = Path(twostream.__file__).parent
-    files = ["training.py", "data.py", "sampling.py", "transforms.py", "clipstore.py", "flow/encoding.py"]
+    files = ["training.py", "data.py", "sampling.py", "transforms.py", "clipstore.py", "jpeg.py", "flow/simd.py"]
+    files += ["ondevice.py"] if task.decode == "device" else []
     files += [f"models/{name}" for name in sorted(os.listdir(package / "models")) if name.endswith(".py")]
     weights = task.stream.weights
     return key_of(
@@ -397,6 +412,8 @@ def _key(task: Task, precision: str) -> str:
         classes=task.classes,
         seed=task.seed,
         precision=precision,
+        decode=[task.decode, version("torchvision") if task.decode == "device" else ""],
+        compile=task.compile,
         cuda=torch.cuda.is_available(),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
