@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -33,17 +34,24 @@ def copy_project(work: Path) -> None:
             subprocess.run(["git", *step], cwd=work, check=True)  # DVC wants a commit to start from
 
 
-def repro(work: Path, values: dict, target: str) -> None:
-    """Run the pipeline up to a stage with these parameters.
+def repro(work: Path, values: dict, *targets: str, threads: int = 0, log: Path | None = None) -> None:
+    """Run the pipeline up to some stages with these parameters.
+
+    Args:
+        threads: of every computation, 0 for the libraries' own choice: projects that run side by side share the cores.
+        log: file to which DVC's output is appended, instead of the terminal.
 
     Raises:
         UserError: it failed; DVC has said why.
     """
     (work / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(["dvc", "repro", target], cwd=work, env={**os.environ, "PATH": path})
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with log.open("a") if log else contextlib.nullcontext() as out:
+        done = subprocess.run(["dvc", "repro", *targets], cwd=work, env=environment, stdout=out, stderr=out)
     if done.returncode:
-        raise UserError(f"dvc repro failed in {work}; its last lines say why")
+        raise UserError(f"dvc repro failed in {work}; the last lines{f' of {log}' if log else ''} say why")
 
 
 def right_clips(work: Path, file: str) -> pd.Series:
