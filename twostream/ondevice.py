@@ -1,8 +1,8 @@
-"""Training views made on the device that trains: JPEGs are decoded there in a batch (nvJPEG on a GPU), then cropped,
-resized, mirrored and recoloured; the loader's workers only read files.
+"""Training views made on the device that trains, batch by batch; the loader's workers only read files.
 
-The same draws give the same views as `twostream.transforms.read_view` makes on the CPU, to a level of 255 where nothing
-is resized, and to a few at sharp edges of colour, since the decoder interpolates chroma another way.
+JPEGs are decoded there (on a GPU by nvJPEG), then cropped, resized, mirrored and recoloured. The same draws give the
+same views as `twostream.transforms.read_view` makes on the CPU, of flow to a level of 255, of colour to a few at sharp
+edges, since the decoder interpolates chroma another way.
 """
 
 from __future__ import annotations
@@ -29,14 +29,8 @@ class EncodedViews:
     """
 
     def __init__(self, jpegs: list[list[bytes]], views: list[View], length: int, size: int, flow: bool, demean: bool):
-        self.jpegs, self.views, self.length, self.size, self.flow, self.demean = (
-            jpegs,
-            views,
-            length,
-            size,
-            flow,
-            demean,
-        )
+        self.jpegs, self.views = jpegs, views
+        self.length, self.size, self.flow, self.demean = length, size, flow, demean
 
 
 def make_views(batch: EncodedViews, device: torch.device) -> torch.Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import ValidationError, create_model
 from tqdm import tqdm
 
+from twostream import jpeg
 from twostream.clipstore import ClipReader, write_clip
 from twostream.errors import UserError
 from twostream.extraction import said_if_long, shrunk, spread
@@ -176,6 +177,7 @@ class Predictor:
             self.trained[name] = stream
         self.streams = {name: stream.config["modality"] for name, stream in self.trained.items()}
         self._progress = progress
+        jpeg.prepare()
         self._stores = self._make_stores(Path(models), split, accelerator)
         shown = [store.settings.short_side for store in self._stores]
         self._shown_side = next(
