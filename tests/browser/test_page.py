@@ -149,8 +149,8 @@ def test_a_file_beyond_the_limit_is_not_sent(page, seen, uploads, tmp_path):
     (tmp_path / "large.mp4").write_bytes(b"0" * 1_100_000)
     with serving(StandIn(), uploads, max_megabytes=1) as site:
         page.goto(site.url)
-        assert "Up to 1 MB and 60 seconds" in page.locator("#limits").text_content()
         page.locator("#ask:enabled").wait_for()
+        assert "Up to 1 MB and 60 seconds" in page.locator("#limits").text_content()
         page.locator("#file").set_input_files(tmp_path / "large.mp4")
         page.locator("#problem:visible").wait_for()
         assert "large.mp4 has 1.1 MB; this page takes up to 1 MB" in page.locator("#problem").text_content()
