@@ -37,6 +37,7 @@ from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, make_loader, normalise
 from twostream.errors import UserError
 from twostream.extraction import extract
+from twostream.memory import keep_freed_memory
 from twostream.models import create_model
 from twostream.ondevice import EncodedViews, make_views
 from twostream.params import Augment, Rgb, Sampling
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--short-side", type=_count, default=240, metavar="PX", help="size of stored frames (240)")
     parser.add_argument("--jitter", type=float, default=0.2, help="strength of the colour jitter (0.2)")
     parser.add_argument("--repeats", type=_count, default=7, help="timed rounds (7)")
+    parser.add_argument("--fresh-memory", action="store_true", help="do not keep freed memory on a CPU, to compare")
     parser.add_argument("--skip-step", action="store_true", help="time the loaders alone, without a training step")
-    parser.add_argument("--model", default="resnet50", help="network of the step, on rgb 3x1 224 (resnet50)")
+    parser.add_argument("--model", default="resnet50", help="network of the step (resnet50)")
+    parser.add_argument("--case", choices=list(CASES), default="rgb 3x1 224", help="what it trains on (rgb 3x1 224)")
     parser.add_argument("--batch-size", type=_count, help="clips a step (8, on a GPU 64)")
     parser.add_argument("--steps", type=_count, help="steps a turn (4, on a GPU 40)")
     parser.add_argument("--workers", type=int, default=0, help="the loader's processes; 0: one a core, 8 at most (0)")
@@ -82,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     threads = torch.get_num_threads()
+    if not (given.fresh_memory or torch.cuda.is_available()):
+        keep_freed_memory()  # as training does
     with tempfile.TemporaryDirectory() as folder:
         examples = prepare(given.videos, given.clips, given.short_side, Path(folder))
         torch.set_num_threads(1)
@@ -92,7 +97,7 @@ def _run(given: argparse.Namespace) -> None:
             print(f"{name:<20}{usual:>8.1f}{ours:>8.1f}{ours / usual:>7.1f}{ready:>16.1f}{ready / usual:>7.1f}")
         torch.set_num_threads(threads)
         if not given.skip_step:
-            fed, memory = compare_step(examples["rgb"], given)
+            fed, memory = compare_step(examples, given)
             where = "GPU" if torch.cuda.is_available() else f"CPU, {threads} threads"
             print(f"a step of {given.model} on the {where}: {memory:.3f} s from memory, {fed:.3f} s from the loader,")
             print(f"which is {memory / fed:.1%} of the speed")
@@ -189,8 +194,7 @@ def compare_loaders(
     bar = tqdm(total=len(CASES) * (repeats + 1), unit="round", leave=False, mininterval=0.1 if _terminal() else 10)
     with bar:
         for name, (modality, segments, frames, size) in CASES.items():
-            sampling = Sampling(mode="segments", segments=segments, frames=frames, stride=1)
-            augment = Augment(**AUGMENT, jitter=jitter if modality == "rgb" else 0.0)
+            sampling, augment = _recipe(modality, segments, frames, jitter)
             views = TrainingViews(examples[modality], sampling, augment, size, seed=0)
             usual = UsualViews(views, folder / "usual" / modality, modality)
             seconds: list[list[float]] = []
@@ -213,18 +217,18 @@ def _pass(views: Dataset, epoch: int, normalised: bool = False) -> float:
     return time.process_time() - start
 
 
-def compare_step(examples: list[Example], given: argparse.Namespace) -> tuple[float, float]:
+def compare_step(examples: dict[str, list[Example]], given: argparse.Namespace) -> tuple[float, float]:
     """Median seconds a step: fed by the loader, and from memory."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     size, count = given.batch_size or (64 if on_gpu else 8), given.steps or (40 if on_gpu else 4)
-    sampling = Sampling(mode="segments", segments=3, frames=1, stride=1)
-    augment = Augment(**AUGMENT, jitter=given.jitter)
+    modality, segments, frames, side = CASES[given.case]
+    sampling, augment = _recipe(modality, segments, frames, given.jitter)
     # Enough clips for a turn and for what the workers have read ahead when it starts.
-    many = examples * -(-size * (count + 20) // len(examples))
-    views = TrainingViews(many, sampling, augment, 224, 0, encoded=given.decode == "device")
+    many = examples[modality] * -(-size * (count + 20) // len(examples[modality]))
+    views = TrainingViews(many, sampling, augment, side, 0, encoded=given.decode == "device")
     loader = make_loader(views, size, given.workers, EpochSampler(len(many), 0, lambda: 0))
-    step = _make_step(given.model, device)
+    step = _make_step(given, device)
     ahead = 2 * loader.num_workers
     seconds: list[tuple[float, float]] = []
     for turn in tqdm(range(1 + given.repeats), unit="turn", leave=False, mininterval=0.1 if _terminal() else 10):
@@ -239,10 +243,16 @@ def compare_step(examples: list[Example], given: argparse.Namespace) -> tuple[fl
     return tuple(statistics.median(times) for times in zip(*seconds, strict=True))
 
 
-def _make_step(name: str, device: torch.device) -> Callable[[tuple], None]:
-    model = create_model(name, modality="rgb", classes=101, frames=1, dropout=0.0, weights="none", input_size=224).to(
-        device
-    )
+def _recipe(modality: str, segments: int, frames: int, jitter: float) -> tuple[Sampling, Augment]:
+    sampling = Sampling(mode="segments", segments=segments, frames=frames, stride=1)
+    return sampling, Augment(**AUGMENT, jitter=jitter if modality == "rgb" else 0.0)
+
+
+def _make_step(given: argparse.Namespace, device: torch.device) -> Callable[[tuple], None]:
+    modality, _, frames, side = CASES[given.case]
+    model = create_model(
+        given.model, modality=modality, classes=101, frames=frames, dropout=0.0, weights="none", input_size=side
+    ).to(device)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9)
 
     def step(batch: tuple) -> None:

@@ -127,6 +127,21 @@ def test_a_compiled_network_learns_the_same_and_its_weights_have_the_same_names(
     assert len(compiled) == 1
 
 
+def test_memory_is_kept_once_a_step_has_shown_how_much_it_takes(task, tmp_path, monkeypatch):
+    from twostream import scoring, training
+
+    steps, calls = [], []
+    step = training._Module.training_step
+    monkeypatch.setattr(training._Module, "training_step", lambda *given: (steps.append(1), step(*given))[1])
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: calls.append(len(steps)))
+    monkeypatch.setattr(scoring, "keep_freed_memory", lambda: calls.append("score"))
+    _train(task, tmp_path)
+    a_epoch = len(steps) // task.stream.epochs
+    assert calls == [1 + epoch * a_epoch for epoch in range(task.stream.epochs)]
+    score_clips(TrainedStream(tmp_path / "model", "cpu"), task.val, Score(segments=1, crops=1, flip=False), RUNTIME)
+    assert len(task.val) > 4 and calls.count("score") == 1  # of two batches
+
+
 def test_a_finished_run_is_not_trained_again(task, tmp_path, monkeypatch):
     from twostream import training
 
@@ -330,7 +345,9 @@ def test_new_layers_have_their_own_learning_rate(pretrained, tmp_path, monkeypat
     seen = []
     end = training._Module.on_train_batch_end
     monkeypatch.setattr(
-        training._Module, "on_train_batch_end", lambda self, *_: (seen.append(self.optimizers()), end(self))[1]
+        training._Module,
+        "on_train_batch_end",
+        lambda self, *x: (seen.append(self.optimizers()), end(self, *x))[1],
     )
     stream = {"lr_new": lr_new, "optimizer": "sgd", "warmup_epochs": 0, "schedule": "constant"}
     task = _with(pretrained, **stream)

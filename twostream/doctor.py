@@ -255,16 +255,16 @@ def _packages() -> Check:
 def _cores(params: Params) -> Check:
     import psutil
 
+    from twostream.memory import available_memory
     from twostream.parallel import cores
 
-    workers = params.runtime.workers
-    memory = psutil.virtual_memory()
-    said = f"{cores()} cores, {memory.total / 1e9:.0f} GB of memory, {memory.available / 1e9:.0f} GB of it free"
+    workers, free = params.runtime.workers, available_memory()
+    said = f"{cores()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB of it free"
     if workers > 2 * cores():
         return Check(
             "machine", "warning", f"{said}; runtime.workers {workers} is more than they carry: 0 takes all cores"
         )
-    if memory.available < (workers or cores()) * 0.7e9:
+    if free < (workers or cores()) * 0.7e9:
         return Check("machine", "warning", f"{said}; tight for {workers or cores()} processes: lower runtime.workers")
     return Check("machine", "ok", said)
 

@@ -36,9 +36,9 @@ from twostream.flow.simd import (
     store,
 )
 
-_PEEK = 10  # bits looked up at once; of frames at quality 92 most coefficients with their values are this short
-_MORE = 32  # flag of an entry whose value's bits are still to be read
-_END = 64  # run of the code that ends a block
+_PEEK = 13  # bits looked up at once: most often two coefficients with their values, of frames at quality 92
+_MORE = 64  # flag of an entry whose code or value is longer
+_END = 64  # places ahead of the code that ends a block
 _PAD = 1024  # zeros after the data: more than one damaged block can read
 _DIAGONALS = sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8))
 # From (Y, Cb, Cr, 1) to RGB: ITU-R BT.601 at full range, as JFIF has it.
@@ -197,9 +197,10 @@ def _coding(header: bytes, scale: int, halves: int) -> _Coding:
         scales = [min(8, scale * min(across // part[1], down // part[2])) for part in parts]
         basis = [_basis(scale) * quantisations[part[3]][:, None] for part, scale in zip(parts, scales, strict=True)]
         tables = [codes[table] for name, *_ in parts for table in (chosen[name] >> 4, 16 | chosen[name] & 15)]
-        short = [_short_codes(*table, ac=bool(i % 2)) for i, table in enumerate(tables)]
+        first = [_differences(*table) for table in tables[::2]]
+        steps, pairs = zip(*[_steps(*table) for table in tables[1::2]], strict=True)
         long = [_long_codes(*table) for table in tables]
-    except (KeyError, IndexError, ValueError, StopIteration, ZeroDivisionError) as error:
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise BadJpegError(f"its header is damaged or no baseline JPEG's: {error}") from None
     blocks = [(i, x, y) for i, part in enumerate(parts) for y in range(part[2]) for x in range(part[1])]
     # Blocks of a component: in a unit across and down, and in a row of one half; and their pixels.
@@ -211,7 +212,9 @@ def _coding(header: bytes, scale: int, halves: int) -> _Coding:
         -(-width // (8 * across)),
         np.array(blocks),
         np.array(grid),
-        np.concatenate(short),
+        np.concatenate(first),
+        np.stack(steps).ravel(),
+        np.stack(pairs).ravel(),
         np.concatenate(long),
         np.stack(basis).ravel().astype(np.float32),
     )
@@ -241,30 +244,63 @@ def _basis(scale: int) -> np.ndarray:
     return basis[_DIAGONALS]
 
 
-def _short_codes(counts: bytes, symbols: bytes, ac: bool) -> np.ndarray:
-    """int32 [2 ** _PEEK], by the next bits: value << 16 | run << 8 | bits used, where code and value are among them.
+def _differences(counts: bytes, symbols: bytes) -> np.ndarray:
+    """uint16 [2 ** _PEEK], by the next bits, for a block's first coefficient: the value's bits << 8 | the code's bits.
 
-    Where only the code is, the number of the value's bits << 16 | run << 8 | _MORE | bits used; 0 where it is longer.
+    0 where the code is longer.
     """
-    table = np.zeros(1 << _PEEK, np.int32)
-    code, symbol = 0, iter(symbols)
+    table = np.zeros(1 << _PEEK, np.uint16)
+    for start, end, length, symbol in _codes(counts, symbols):
+        if symbol > 15:
+            raise ValueError("a difference of more than 15 bits")
+        table[start:end] = symbol << 8 | length
+    return table
+
+
+@functools.lru_cache(64)
+def _steps(counts: bytes, symbols: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """By the next bits, for a block's other coefficients: what to do, and up to two coefficients, as long as all of
+    their bits are among those. Two tables in each: of as much as possible, and of one code at a time.
+
+    Returns:
+        uint16 [2, 2 ** _PEEK]: places to go ahead << 9 | coefficients << 7 | bits used. Where a single code's value is
+        longer, with _MORE, its bits are those of the code; only _MORE where the code is.
+        uint64 [2, 2 ** _PEEK]: a coefficient in each half, the first one low: value << 16 | place, counted from here.
+        With _MORE, the value is the number of its bits.
+    """
+    size = 1 << _PEEK
+    used, ahead, count = (np.zeros(size, np.int64) for _ in range(3))
+    values, more = np.zeros(size, np.int64), np.ones(size, bool)
+    for start, end, length, symbol in _codes(counts, symbols):
+        here, bits = slice(start, end), symbol & 15
+        left = _PEEK - length - bits
+        used[here], count[here], ahead[here] = length, symbol > 0, (symbol >> 4) + 1 if symbol else _END
+        values[here] = bits
+        if left >= 0:
+            value = np.arange(start, end) >> left & ((1 << bits) - 1)
+            values[here] = value - np.where(value < 1 << bits >> 1, (1 << bits) - 1, 0)
+            used[here] += bits
+            more[here] = False
+    first = np.where(count, (values & 0xFFFF) << 16 | ahead - 1, 0)
+    one = ahead << 9 | count << 7 | more * _MORE | used
+    # What follows, as long as its bits are known and it belongs to this block for sure: the first coefficient is at
+    # place 63 at most if its code stands where 16 places are left, and behind it another code is then.
+    follows = (np.arange(size) << used) & (size - 1)
+    fits = ~more & (count == 1) & ~more[follows] & (used + used[follows] <= _PEEK)
+    second = np.where(fits & (count[follows] == 1), first[follows] + ahead, 0)
+    together = one + np.where(fits, ahead[follows] << 9 | count[follows] << 7 | used[follows], 0)
+    steps = np.stack([together, one]).astype(np.uint16)
+    return steps, np.stack([second << 32 | first, first]).astype(np.uint64)
+
+
+def _codes(counts: bytes, symbols: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Of each code that is short enough: the first of the next bits that begin with it, their end, length, symbol."""
+    code = number = 0
     for length in range(1, _PEEK + 1):
         for _ in range(counts[length - 1]):
-            what = next(symbol)
-            if not ac and what > 15:
-                raise ValueError("a difference of more than 15 bits")
-            size, run = (what & 15, what >> 4 if what else _END) if ac else (what, 0)
-            for bits in range(code << (_PEEK - length), (code + 1) << (_PEEK - length)):
-                left = _PEEK - length - size
-                if left >= 0:
-                    value = bits >> left & ((1 << size) - 1)
-                    value -= (1 << size) - 1 if size and value < 1 << (size - 1) else 0
-                    table[bits] = value << 16 | run << 8 | (length + size)
-                else:
-                    table[bits] = size << 16 | run << 8 | _MORE | length
-            code += 1
+            yield code << (_PEEK - length), (code + 1) << (_PEEK - length), length, symbols[number]
+            code, number = code + 1, number + 1
         code <<= 1
-    return table
 
 
 def _long_codes(counts: bytes, symbols: bytes) -> np.ndarray:
@@ -413,6 +449,19 @@ def _transpose(typing, tile, start, array, index, stride):
 
 
 @intrinsic
+def _store_pair(typing, array, index, value):
+    """Write a number of 64 bits as two of a flat int32 array, the lower half first."""
+
+    def generate(context, builder, signature, arguments):
+        array, index, value = arguments
+        data = make_array(signature.args[0])(context, builder, array).data
+        builder.store(value, builder.bitcast(builder.gep(data, [index]), value.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.uint64), generate
+
+
+@intrinsic
 def _copy_word(typing, source, index, target, place):
     """Copy eight bytes between flat uint8 arrays. Whether one of them is 255."""
 
@@ -452,6 +501,13 @@ def _unstuffed(data, start):
 
 
 @inlined
+def _value(buffer, bits):
+    """The number whose sign and size are the highest bits of the buffer (T.81, F.2.2.1)."""
+    value = np.int64(buffer >> np.uint64(1) >> (np.uint64(63) - bits))
+    return value - (~(np.int64(buffer) >> 63) & ((1 << np.int64(bits)) - 1))
+
+
+@inlined
 def _long_code(buffer, long_codes, table):
     """Length and symbol of a code of more than _PEEK bits; 0 if there is none."""
     bits, base = np.int64(buffer >> np.uint64(48)), 290 * table
@@ -464,7 +520,7 @@ def _long_code(buffer, long_codes, table):
 
 @kernel
 def _read_crop(
-    data, start, units, blocks, grid, short_codes, long_codes, basis,
+    data, start, units, blocks, grid, first_codes, steps, pairs, long_codes, basis,
     windows, first_x, weight_x, first_y, weight_y,
     planes, spread, whole, matrix, lowest, out, number,
 ):  # fmt: skip
@@ -473,7 +529,7 @@ def _read_crop(
     A window is, of a plane: first and end row and column of its blocks, where they lie and how far apart their columns
     are, the pixels of the whole plane across and down, and the inputs of an output across and down.
     """
-    if not _decode(data, start, units, blocks, grid, short_codes, long_codes, basis, windows, planes):
+    if not _decode(data, start, units, blocks, grid, first_codes, steps, pairs, long_codes, basis, windows, planes):
         return False
     offsets = matrix[:, -1].copy()
     if whole:
@@ -486,14 +542,14 @@ def _read_crop(
 
 
 @inlined
-def _decode(data, start, units, blocks, grid, short_codes, long_codes, basis, windows, planes):
+def _decode(data, start, units, blocks, grid, first_codes, steps, pairs, long_codes, basis, windows, planes):
     """Huffman decoding (T.81, annex F.2) of all blocks down to the last one needed, inverse DCT of those needed."""
     scan, size = _unstuffed(data, start)
     halves = windows.shape[0] // grid.shape[0]
     rows = 0
     for component in range(grid.shape[0]):
         rows = max(rows, -(-windows[component * halves, 1] // grid[component, 1]))
-    values, places = np.empty(64, np.float32), np.empty(64, np.int64)
+    found = np.zeros(128, np.int32)  # of a block, value << 16 | place; one more is written than there are
     means = np.zeros(grid.shape[0], np.int64)
     # The next bits, highest first, how many of them are there for sure, and where the ones behind them are.
     buffer, held, at = np.uint64(0), np.uint64(0), np.uint64(0)
@@ -503,38 +559,55 @@ def _decode(data, start, units, blocks, grid, short_codes, long_codes, basis, wi
                 component = blocks[b, 0]
                 if at > np.uint64(size + 8):
                     return False
-                table, run, count, k = 2 * component, 0, 0, 0
-                while k < 64:
+                buffer |= _word(scan, np.int64(at)) >> held
+                at += (np.uint64(63) - held) >> np.uint64(3)
+                held |= np.uint64(56)
+                code = np.uint64(first_codes[np.uint64(component << _PEEK) + (buffer >> np.uint64(64 - _PEEK))])
+                if code == 0:
+                    length, symbol = _long_code(buffer, long_codes, 2 * component)
+                    if length == 0 or symbol > 15:
+                        return False
+                    code = np.uint64(symbol << 8 | length)
+                buffer <<= code & np.uint64(63)
+                bits = code >> np.uint64(8)
+                means[component] += _value(buffer, bits)  # the difference to the block before
+                buffer <<= bits
+                held -= (code & np.uint64(63)) + bits
+                k, count = np.uint64(1), np.uint64(1)
+                while k < np.uint64(64):
                     buffer |= _word(scan, np.int64(at)) >> held
                     at += (np.uint64(63) - held) >> np.uint64(3)
                     held |= np.uint64(56)
-                    entry = np.int64(short_codes[np.uint64(table << _PEEK) + (buffer >> np.uint64(64 - _PEEK))])
-                    if entry == 0:
-                        length, symbol = _long_code(buffer, long_codes, table)
+                    # Near the end of the block what follows a coefficient may be the next block.
+                    table = np.uint64(2 * component << _PEEK)
+                    if k >= np.uint64(48):
+                        table += np.uint64(1 << _PEEK)
+                    entry = table + (buffer >> np.uint64(64 - _PEEK))
+                    step, pair = np.uint64(steps[entry]), pairs[entry]
+                    if step & np.uint64(_MORE):
+                        length, run, bits = step & np.uint64(63), pair & np.uint64(15), pair >> np.uint64(16)
                         if length == 0:
-                            return False
-                        run = 0 if k == 0 else (symbol >> 4 if symbol else _END)
-                        entry = (symbol & 15) << 16 | run << 8 | _MORE | length
-                    buffer <<= np.uint64(entry & 31)
-                    held -= np.uint64(entry & 31)
-                    k += (entry >> 8) & 255
-                    if k > 63:
-                        break
-                    value = entry >> 16
-                    if entry & _MORE and value > 0:
-                        bits = value
-                        value = np.int64(buffer >> np.uint64(64 - bits))
-                        if value < 1 << (bits - 1):
-                            value -= (1 << bits) - 1
-                        buffer <<= np.uint64(bits)
-                        held -= np.uint64(bits)
-                    places[np.uint64(count)] = k
-                    values[np.uint64(count)] = value
-                    count += 1
-                    k += 1
-                    table = 2 * component + 1
-                means[component] += np.int64(values[0])  # the first is the difference to the block before
-                values[0] = means[component]
+                            long, symbol = _long_code(buffer, long_codes, 2 * component + 1)
+                            if long == 0:
+                                return False
+                            length, run, bits = np.uint64(long), np.uint64(symbol >> 4), np.uint64(symbol & 15)
+                            if symbol == 0:
+                                run = np.uint64(64)
+                        buffer <<= length
+                        found[count] = _value(buffer, bits) << 16 | np.int64(k + run)
+                        buffer <<= bits
+                        held -= length + bits
+                        k += run + np.uint64(1)
+                        count += np.uint64(1) if run < np.uint64(64) else np.uint64(0)
+                        continue
+                    buffer <<= step & np.uint64(63)
+                    held -= step & np.uint64(63)
+                    _store_pair(found, np.int64(count), pair + k * np.uint64(0x100000001))
+                    count += step >> np.uint64(7) & np.uint64(3)
+                    k += step >> np.uint64(9)
+                if found[count - np.uint64(1)] & 0xFFFF > 63:
+                    return False
+                found[0] = means[component] << 16
                 row = unit_row * grid[component, 1] + blocks[b, 2]
                 column = unit_column * grid[component, 0] + blocks[b, 1]
                 p = component * halves
@@ -544,19 +617,19 @@ def _decode(data, start, units, blocks, grid, short_codes, long_codes, basis, wi
                 if windows[p, 0] <= row < windows[p, 1] and windows[p, 2] <= column < windows[p, 3]:
                     scale, stride = grid[component, 3], windows[p, 5]
                     to = windows[p, 4] + (column - windows[p, 2]) * scale * stride + (row - windows[p, 0]) * scale
-                    _transform(values, places, count, basis, 4096 * component, scale, planes, to, stride)
+                    _transform(found, np.int64(count), basis, 4096 * component, scale, planes, to, stride)
     return True
 
 
 @inlined
-def _transform(values, places, count, basis, base, scale, planes, to, stride):
+def _transform(found, count, basis, base, scale, planes, to, stride):
     """Inverse DCT of one block as a sum of its waves: most blocks have few."""
     low, high = splat(np.float32(0)), splat(np.float32(255))
     first = splat(np.float32(128))
     if scale == 8:
         second, third, fourth = first, first, first
         for i in range(count):
-            value, wave = splat(values[i]), base + 64 * places[i]
+            value, wave = splat(np.float32(found[i] >> 16)), base + 64 * (found[i] & 0xFFFF)
             first = first + value * load(basis, wave)
             second = second + value * load(basis, wave + LANES)
             third = third + value * load(basis, wave + 2 * LANES)
@@ -567,7 +640,7 @@ def _transform(values, places, count, basis, base, scale, planes, to, stride):
         _store_2x8(planes, to + 6 * stride, stride, clamped(fourth, low, high))
     else:
         for i in range(count):
-            first = first + splat(values[i]) * load(basis, base + 64 * places[i])
+            first = first + splat(np.float32(found[i] >> 16)) * load(basis, base + 64 * (found[i] & 0xFFFF))
         first = clamped(first, low, high)
         if scale == 4:
             _store_4x4(planes, to, stride, first)

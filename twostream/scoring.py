@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from twostream.data import Example, ScoringViews, make_loader, normalise
 from twostream.errors import UserError
+from twostream.memory import keep_freed_memory
 from twostream.models import create_model
 from twostream.models.weights import read_weights
 from twostream.params import Name, Runtime, Sampling, Score, Section
@@ -104,6 +105,8 @@ def score_clips(stream: TrainedStream, examples: list[Example], score: Score, ru
         for batch, indices in loader:  # [B, V, S, C, L, H, W]
             clips, count = batch.shape[:2]
             flat = stream.logits(batch.flatten(0, 1))
+            if bar.n == 0 and stream.device.type == "cpu":
+                keep_freed_memory()  # now that a batch has shown how much it takes
             logits[indices.numpy()] = flat.view(clips, count, -1).mean(1).numpy()
             bar.update(clips)
     return logits

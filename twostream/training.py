@@ -32,6 +32,7 @@ from twostream.cache import FileCache, code_digest, digest_of, key_of
 from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, ValidationViews, make_loader, normalise
 from twostream.errors import UserError
+from twostream.memory import keep_freed_memory
 from twostream.models import create_model, weights_source
 from twostream.ondevice import EncodedViews, make_views
 from twostream.params import Runtime, Stream
@@ -255,7 +256,9 @@ class _Module(pl.LightningModule):
         # epoch, since loaders draw from the same generator when they start, which is at another moment then.
         torch.manual_seed((self.task.seed * 1_000_003 + self.trainer.global_step) * 1024 + self.global_rank)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, _outputs: Any, _batch: Any, number: int) -> None:
+        if number == 0 and self.device.type == "cpu":
+            keep_freed_memory()  # now that a step has shown how much it takes
         if self.average is not None:
             update_average(self.average, self.model, self.task.stream.ema, self.trainer.global_step)
 
