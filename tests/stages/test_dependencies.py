@@ -13,7 +13,7 @@ from conftest import ROOT
 UNUSED = {  # imported for the other modality
     "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py", "twostream/flowserver.py"}
 }
-HOW = {"cache", "parallel", "params", "errors", "__init__", "models/names", "models/__init__"}
+HOW = {"cache", "memory", "parallel", "params", "errors", "__init__", "models/names", "models/__init__"}
 
 
 def _stages() -> dict[str, dict]:
