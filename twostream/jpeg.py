@@ -580,7 +580,7 @@ def _decode(data, start, units, blocks, grid, first_codes, steps, pairs, long_co
                     held |= np.uint64(56)
                     # Near the end of the block what follows a coefficient may be the next block.
                     table = np.uint64(2 * component << _PEEK)
-                    if k >= np.uint64(48):
+                    if k >= np.uint64(64 - 16):
                         table += np.uint64(1 << _PEEK)
                     entry = table + (buffer >> np.uint64(64 - _PEEK))
                     step, pair = np.uint64(steps[entry]), pairs[entry]
@@ -592,13 +592,13 @@ def _decode(data, start, units, blocks, grid, first_codes, steps, pairs, long_co
                                 return False
                             length, run, bits = np.uint64(long), np.uint64(symbol >> 4), np.uint64(symbol & 15)
                             if symbol == 0:
-                                run = np.uint64(64)
+                                run = np.uint64(_END)
                         buffer <<= length
                         found[count] = _value(buffer, bits) << 16 | np.int64(k + run)
                         buffer <<= bits
                         held -= length + bits
                         k += run + np.uint64(1)
-                        count += np.uint64(1) if run < np.uint64(64) else np.uint64(0)
+                        count += np.uint64(1) if run < np.uint64(_END) else np.uint64(0)
                         continue
                     buffer <<= step & np.uint64(63)
                     held -= step & np.uint64(63)
