@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from command import positive, run
 from flow_methods import flow_settings
 from tqdm import tqdm
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print; a UserError is one line and exit code 2."""
     parser = argparse.ArgumentParser(description="Pairs of frames a second: the flow solver alone, and whole clips.")
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=_count, help="how many clips, the first by name (12, or 4 a worker)")
+    parser.add_argument("--clips", type=positive, help="how many clips, the first by name (12, or 4 a worker)")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -51,20 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help=f"names as in benchmarks/flow.py ({' '.join(METHODS)})",
     )
-    parser.add_argument("--short-side", type=_count, default=256, metavar="PX", help="size of the flow in pixels (256)")
+    parser.add_argument("--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
     parser.add_argument("--workers", type=int, default=0, help="processes beside the one; 0: one a core (0)")
-    parser.add_argument("--repeats", type=_count, default=5, help="timed rounds (5)")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
     given = parser.parse_args(arguments)
     if given.workers < 0:
         parser.error(f"argument --workers: {given.workers} is below 0")
-    try:
-        _run(given)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(_run, given)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -173,12 +168,6 @@ def _rate(pairs: int, seconds: float) -> str:
 
 def _ratio(seconds: float, base: float) -> str:
     return f"{seconds / base:.2f}"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":

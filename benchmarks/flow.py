@@ -28,6 +28,7 @@ from types import ModuleType
 
 import cv2
 import numpy as np
+from command import positive, run
 from flow_chart import Point, speed_against_error
 from flow_methods import flow_settings
 from tqdm import tqdm
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="WIDTHxHEIGHT to which frames are resized by area and flow is scaled (340x256), or native",
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help=" ".join(METHODS))
-    parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="timed rounds (5)")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="timed rounds (5)")
     parser.add_argument(
         "--threads",
         type=int,
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="G",
         help="factors from 0 to 1 on the grey levels of first and second frames: how robust to exposure (1 1)",
     )
-    parser.add_argument("--batch", type=_count, default=64, metavar="N", help="pairs at once on a GPU (64)")
+    parser.add_argument("--batch", type=positive, default=64, metavar="N", help="pairs at once on a GPU (64)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file to write the figures to")
     parser.add_argument("--chart", type=Path, metavar="OUT", help="SVG file to draw (beside --json, if that is given)")
     given = parser.parse_args(arguments)
@@ -122,13 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"argument --gain: {given.gain[0]:g} {given.gain[1]:g} are not both from 0 to 1")
     if given.threads < 0:
         parser.error(f"argument --threads: {given.threads} is below 0")
-    try:
-        _run(given)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(_run, given)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -427,12 +422,6 @@ def _size(text: str) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= SMALLEST):
         raise argparse.ArgumentTypeError(f"{text!r} is not native, nor WIDTHxHEIGHT of {SMALLEST} pixels or more")
     return int(width), int(height)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def _check_writable(path: Path | None) -> None:

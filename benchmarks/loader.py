@@ -24,6 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from command import positive, run
 from extraction import find_clips
 from flow_methods import flow_settings
 from PIL import Image
@@ -35,7 +36,6 @@ from tqdm import tqdm
 from twostream.cache import FileCache
 from twostream.clipstore import ClipReader
 from twostream.data import EpochSampler, Example, TrainingViews, make_loader, normalise
-from twostream.errors import UserError
 from twostream.extraction import extract
 from twostream.memory import keep_freed_memory
 from twostream.models import create_model
@@ -60,26 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print; a UserError is one line and exit code 2."""
     parser = argparse.ArgumentParser(description="Clips a second of our loader and of the usual one, and of a step.")
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=_count, default=24, help="how many clips, the first by name (24)")
-    parser.add_argument("--short-side", type=_count, default=240, metavar="PX", help="size of stored frames (240)")
+    parser.add_argument("--clips", type=positive, default=24, help="how many clips, the first by name (24)")
+    parser.add_argument("--short-side", type=positive, default=240, metavar="PX", help="size of stored frames (240)")
     parser.add_argument("--jitter", type=float, default=0.2, help="strength of the colour jitter (0.2)")
-    parser.add_argument("--repeats", type=_count, default=7, help="timed rounds (7)")
+    parser.add_argument("--repeats", type=positive, default=7, help="timed rounds (7)")
     parser.add_argument("--fresh-memory", action="store_true", help="do not keep freed memory on a CPU, to compare")
     parser.add_argument("--skip-step", action="store_true", help="time the loaders alone, without a training step")
     parser.add_argument("--model", default="resnet50", help="network of the step (resnet50)")
     parser.add_argument("--case", choices=list(CASES), default="rgb 3x1 224", help="what it trains on (rgb 3x1 224)")
-    parser.add_argument("--batch-size", type=_count, help="clips a step (8, on a GPU 64)")
-    parser.add_argument("--steps", type=_count, help="steps a turn (4, on a GPU 40)")
+    parser.add_argument("--batch-size", type=positive, help="clips a step (8, on a GPU 64)")
+    parser.add_argument("--steps", type=positive, help="steps a turn (4, on a GPU 40)")
     parser.add_argument("--workers", type=int, default=0, help="the loader's processes; 0: one a core, 8 at most (0)")
     parser.add_argument("--decode", choices=("cpu", "device"), default="cpu", help="as train.decode (cpu)")
     given = parser.parse_args(arguments)
-    try:
-        _run(given)
-    except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(_run, given)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -294,12 +288,6 @@ def _wait() -> None:
 
 def _terminal() -> bool:
     return sys.stderr.isatty()  # in a log file every refresh is a line
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":
