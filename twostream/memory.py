@@ -21,7 +21,7 @@ def keep_freed_memory() -> bool:
     where the allocator was set up by environment variables, nothing changes either.
 
     Returns:
-        Whether it is so now.
+        Whether this call has seen to it.
     """
     by_hand = any(name.startswith("MALLOC_") for name in os.environ)
     if by_hand or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
