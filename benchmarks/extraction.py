@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help=f"names as in benchmarks/flow.py ({' '.join(METHODS)})",
     )
-    parser.add_argument("--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)")
+    parser.add_argument(
+        "--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
     parser.add_argument("--workers", type=int, default=0, help="processes beside the one; 0: one a core (0)")
     parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
