@@ -14,14 +14,11 @@ import resource, torch
 from twostream.memory import keep_freed_memory
 wanted = {wanted}
 assert not wanted or keep_freed_memory() is {kept}
-for _ in range(5):
-    torch.ones(1 << 24).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(40):  # the first few until what is kept fits
     torch.ones(1 << 24).sum()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-PAGES = 5 * (1 << 26) // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 0
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 
@@ -37,8 +34,7 @@ def _faults(wanted, kept=True, **environment):
 
 @needs_glibc
 def test_large_tensors_come_from_memory_that_was_there():
-    assert _faults(wanted=True) < PAGES / 10
-    assert _faults(wanted=False) > PAGES / 2  # what it is for
+    assert _faults(wanted=True) < _faults(wanted=False) / 2
 
 
 @needs_glibc
@@ -61,4 +57,4 @@ def test_what_a_control_group_leaves_bounds_the_available_memory(tmp_path):
     "environment", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}], ids=["old", "new"]
 )
 def test_an_allocator_set_up_by_hand_is_left_alone(environment):
-    assert _faults(wanted=True, kept=False, **environment) > PAGES / 2
+    assert _faults(wanted=True, kept=False, **environment) > 2 * _faults(wanted=True)
