@@ -24,8 +24,8 @@ import yaml
 from project import ROOT, compare, copy_project, groups_of, repro, right_clips
 from tqdm import tqdm
 
+from twostream.core.parallel import cores
 from twostream.errors import UserError
-from twostream.parallel import cores
 
 NETWORK = "timm/tf_efficientnet_lite0"
 STREAMS = ("temporal", "spatial")

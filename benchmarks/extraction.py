@@ -25,15 +25,15 @@ from command import positive, run
 from flow_methods import flow_settings
 from tqdm import tqdm
 
-from twostream.cache import FileCache
-from twostream.clips import CLIP_COLUMNS
 from twostream.clipstore import stored_size
+from twostream.clipstore.extract import extract
+from twostream.core.cache import FileCache
+from twostream.core.parallel import cores
+from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
-from twostream.extraction import extract
-from twostream.files import walk_files
 from twostream.flow import Solver, make_solver
-from twostream.parallel import cores
 from twostream.params import Flow
+from twostream.sources.walk import walk_files
 from twostream.video import probe, read_frames
 
 GPU_BATCH = 64  # pairs

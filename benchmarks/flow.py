@@ -31,12 +31,12 @@ import numpy as np
 from command import positive, run
 from flow_chart import Point, speed_against_error
 from flow_methods import flow_settings
+from groundtruth import Pair, end_point_error, read_pairs, resized
 from tqdm import tqdm
 
+from twostream.core.parallel import cores, exit_with_parent
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver
-from twostream.flow.groundtruth import Pair, end_point_error, read_pairs, resized
-from twostream.parallel import cores, exit_with_parent
 from twostream.params import Flow
 
 METHODS = (

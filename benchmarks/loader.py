@@ -33,16 +33,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 from tqdm import tqdm
 
-from twostream.cache import FileCache
 from twostream.clipstore import ClipReader
-from twostream.data import EpochSampler, Example, TrainingViews, make_loader, normalise
-from twostream.extraction import extract
-from twostream.memory import keep_freed_memory
-from twostream.models import create_model
-from twostream.ondevice import EncodedViews, make_views
+from twostream.clipstore.extract import extract
+from twostream.core.allocator import keep_freed_memory
+from twostream.core.cache import FileCache
+from twostream.networks.registry import create_model
 from twostream.params import Augment, Rgb, Sampling
-from twostream.sampling import training_frames
-from twostream.transforms import View, draw_view
+from twostream.views.gpu_decode import EncodedViews, make_views
+from twostream.views.loading import EpochSampler, Example, TrainingViews, make_loader, normalise
+from twostream.views.sampling import training_frames
+from twostream.views.transforms import View, draw_view
 
 QUALITY = 92
 # Name: modality, segments, frames, side of the network's input. The first row's is TSN's, the others are 3D networks'.

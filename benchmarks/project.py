@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from twostream.clips import read_clips
+from twostream.datasets.tables import read_clips
 from twostream.errors import UserError
-from twostream.scores import read_scores
+from twostream.fusion.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
 

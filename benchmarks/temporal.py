@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from twostream.models import create_model
+from twostream.networks.registry import create_model
 
 KINDS, FRAMES, SIDE = 8, 16, 48
 TRAIN_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 104, 240, 15, 12

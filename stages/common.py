@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from twostream.cache import FileCache
+from twostream.core.cache import FileCache
+from twostream.core.parallel import exit_with_parent
 from twostream.errors import UserError
-from twostream.parallel import exit_with_parent
 from twostream.params import Params, load_params
 
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.cache import key_of
+from twostream.core.cache import key_of
 from twostream.datasets import get_dataset
 from twostream.params import Params
 

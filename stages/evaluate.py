@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from stages.common import run
-from twostream.clips import read_clips, write_table
-from twostream.evaluation import confusion, contribution, mistakes, per_class, results_table
-from twostream.evaluation import evaluate as evaluate_scores
+from twostream.datasets.tables import read_clips, write_table
+from twostream.fusion.evaluation import confusion, contribution, mistakes, per_class, results_table
+from twostream.fusion.evaluation import evaluate as evaluate_scores
+from twostream.fusion.scores import read_scores
 from twostream.params import Params
-from twostream.scores import read_scores
 
 METRICS = Path("metrics")
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from stages.common import run
-from twostream.clips import read_clips
-from twostream.explore import explore as explore_clips
+from twostream.datasets.tables import read_clips
 from twostream.params import Params
+from twostream.report.explore import explore as explore_clips
 
 
 def explore(params: Params) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.clips import read_clips
-from twostream.extraction import extract
+from twostream.clipstore.extract import extract
+from twostream.datasets.tables import read_clips
 from twostream.params import Params
 
 

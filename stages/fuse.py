@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from stages.common import run
-from twostream.clips import write_table
-from twostream.fusion import fit_fusion, weight_curve, write_fusion
+from twostream.datasets.tables import write_table
+from twostream.fusion.methods import fit_fusion, weight_curve, write_fusion
+from twostream.fusion.scores import align, read_scores, write_scores
 from twostream.params import Params
-from twostream.scores import align, read_scores, write_scores
 
 
 def fuse(params: Params, split: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from stages.common import run
-from twostream.cache import digest_of
-from twostream.clips import classes_of, read_clips, read_split
 from twostream.clipstore import ClipReader
+from twostream.core.cache import digest_of
+from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.flow.encoding import decode_flow
 from twostream.params import Params
 from twostream.report.page import Example, write_report

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from stages.common import modality_of, run
-from twostream.clips import read_clips, read_split
-from twostream.data import list_examples
+from twostream.datasets.tables import read_clips, read_split
+from twostream.fusion.scores import Scores, write_scores
 from twostream.params import Params
-from twostream.scores import Scores, write_scores
-from twostream.scoring import TrainedStream, score_clips
+from twostream.streams.scoring import TrainedStream, score_clips
+from twostream.views.loading import list_examples
 
 
 def score(params: Params, stream: str, split: str) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from stages.common import run
-from twostream.clips import write_table
-from twostream.listing import list_clips
+from twostream.datasets.probing import list_clips
+from twostream.datasets.tables import write_table
 from twostream.params import Params
 
 

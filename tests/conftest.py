@@ -1,61 +1,14 @@
-"""Shared fixtures: small real files written through a codec, and the demo profile."""
+"""Fixtures that several test modules share."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import yaml
+from helpers import ROOT
 
-from twostream import params
-
-ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
-def write_video(path: Path, frames: list[np.ndarray], rate: int = 25, codec: str | None = None) -> Path:
-    """Encode uint8 [H, W, 3] RGB frames; the container follows from the ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    codec = codec or ("flv" if path.suffix == ".flv" else "mpeg4")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def write_audio(path: Path) -> Path:
-    """A second of silence and no video."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-    return path
-
-
-def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2, seed: int = 0) -> list[np.ndarray]:
-    """A smooth random texture that moves `step` pixels a frame to the right."""
-    import cv2
-
-    rng = np.random.default_rng(seed)
-    wide = cv2.GaussianBlur(rng.integers(0, 256, (height, width + step * count, 3)).astype(np.uint8), (0, 0), 2)
-    wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
-    return [np.ascontiguousarray(wide[:, step * (count - i) : step * (count - i) + width]) for i in range(count)]
-
-
-def dataset_settings(**changes: object) -> params.Dataset:
-    """The `dataset` section of the demo profile with one split and some values changed."""
-    values = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())["dataset"]
-    return params.Dataset(**{**values, "splits": [1], **changes})
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import moving_texture, write_video
+from groundtruth import Pair, end_point_error, read_flo, read_pairs, resized
+from helpers import moving_texture, write_video
 
 from twostream.errors import UserError
-from twostream.flow.groundtruth import Pair, end_point_error, read_flo, read_pairs, resized
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

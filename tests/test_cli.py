@@ -7,12 +7,12 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, moving_texture, write_audio, write_video
+from helpers import ROOT, moving_texture, write_audio, write_video
 from test_predict import CLASSES, make_models
 
 from twostream.cli import main
+from twostream.inference.predict import Predictor
 from twostream.params import Score
-from twostream.predict import Predictor
 from twostream.video import probe
 
 
@@ -132,7 +132,7 @@ def test_predict_shows_the_windows_of_a_long_video_and_writes_the_annotated_copy
 
 
 def test_export_names_its_files_and_their_difference(models, tmp_path, capsys, monkeypatch):
-    from twostream import export
+    from twostream.inference import export
 
     done = [export.Exported("spatial", tmp_path / "spatial.onnx", 2e-7)]
     monkeypatch.setattr(export, "export", lambda predictor, out: done if out == tmp_path else None)
@@ -143,12 +143,12 @@ def test_export_names_its_files_and_their_difference(models, tmp_path, capsys, m
 
 def test_serve_and_doctor_get_what_the_command_line_says(monkeypatch):
     called = []
-    serving, doctoring = types.ModuleType("twostream.serve"), types.ModuleType("twostream.doctor")
+    serving, doctoring = types.ModuleType("twostream.inference.serve"), types.ModuleType("twostream.doctor")
     serving.serve = lambda models, split, host, port, max_megabytes, max_seconds, open_browser: called.append(
         (models, split, host, port, max_megabytes, max_seconds, open_browser)
     )
     doctoring.doctor = lambda params_path: called.append(params_path) or 1
-    monkeypatch.setitem(sys.modules, "twostream.serve", serving)
+    monkeypatch.setitem(sys.modules, "twostream.inference.serve", serving)
     monkeypatch.setitem(sys.modules, "twostream.doctor", doctoring)
     main(["serve", "--models", "m", "--port", "0", "--max-megabytes", "1.5", "--no-browser"])
     assert called[0][:5] == (Path("m"), 1, "127.0.0.1", 0, 1.5) and called[0][-1] is False

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, moving_texture, write_video
+from helpers import ROOT, TEST_DATA, moving_texture, write_video
 
 from twostream import doctor as module
 from twostream.clipstore import stored_size
@@ -15,7 +15,7 @@ from twostream.doctor import Check, Extent, checks, doctor, extent_of, measure_f
 from twostream.errors import UserError
 from twostream.params import parse_params
 
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = TEST_DATA
 EXTENT = Extent(clips=100, frames=50.0, width=320, height=240, video_bytes=1e6, known_by="test")
 
 
@@ -169,7 +169,7 @@ def test_sizes_grow_with_quality_and_side_and_shrink_with_the_bound(values):
     assert sizes(rgb__short_side=480)["rgb"] == sizes(rgb__short_side=240)["rgb"]  # clips of 240 are not enlarged
 
 
-@pytest.mark.skipif(not (SHARED / "hmdb51").is_dir(), reason="needs the genuine clips of ../shared/data")
+@pytest.mark.skipif(not (SHARED / "hmdb51").is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 @pytest.mark.parametrize("quality", [75, 92])
 def test_estimated_sizes_are_those_of_genuine_clips_within_a_factor_of_two(values, quality):
     """Against JPEGs of another library, at a size that the estimate was not fitted to."""

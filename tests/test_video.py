@@ -3,7 +3,7 @@ import itertools
 import av
 import numpy as np
 import pytest
-from conftest import moving_texture, write_audio, write_video
+from helpers import moving_texture, write_audio, write_video
 
 from twostream.video import VideoError, probe, read_frames
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from twostream.inference.predict import Prediction, Predictor, Window
     from twostream.params import Score
-    from twostream.predict import Prediction, Predictor, Window
 
 Given = argparse.Namespace
 
@@ -99,7 +99,7 @@ def _add_models(commands: Any) -> None:
 
 
 def _models(given: Given) -> None:
-    from twostream.models import list_models
+    from twostream.networks.registry import list_models
 
     rows = list_models(given.classes)
     if given.json:
@@ -121,7 +121,7 @@ def _add_results(commands: Any) -> None:
 
 
 def _results(given: Given) -> None:
-    from twostream.evaluation import results_table
+    from twostream.fusion.evaluation import results_table
 
     try:
         metrics = json.loads(Path(given.metrics).read_text())
@@ -155,12 +155,12 @@ def _add_predict(commands: Any) -> None:
 def _predict(given: Given) -> None:
     sources = list(_sources(given.videos))
     if given.annotate:
-        from twostream.annotate import check_target
+        from twostream.inference.annotate import check_target
 
         if len(sources) != 1 or isinstance(sources[0], int):
             raise UserError(f"--annotate writes one copy of one video file, and there are {len(sources)} sources given")
         check_target(given.annotate, sources[0])
-    from twostream.predict import Predictor
+    from twostream.inference.predict import Predictor
 
     predictor = Predictor(given.models, given.split, given.accelerator, _score(given), progress=True)
     failed = 0
@@ -200,8 +200,8 @@ def _score(given: Given) -> Score | None:
         return None
     from pydantic import ValidationError
 
+    from twostream.inference.predict import protocol_beside
     from twostream.params import Score
-    from twostream.predict import protocol_beside
 
     rest = {} if len(said) == 3 else protocol_beside(given.models).model_dump()
     try:
@@ -220,14 +220,14 @@ def _predict_file(predictor: Predictor, source: Path, given: Given) -> None:
     else:
         print(_table(prediction, predictor, given.top), flush=True)
     if given.annotate:
-        from twostream.annotate import annotate
+        from twostream.inference.annotate import annotate
 
         annotate(predictor, prediction, given.annotate, progress=True)
         print(f"{given.annotate}: written", file=sys.stderr)
 
 
 def _predict_camera(predictor: Predictor, camera: int, given: Given) -> None:
-    from twostream.predict import window_dict
+    from twostream.inference.predict import window_dict
 
     if not given.json:
         print(f"camera {camera}; Ctrl-C ends it", file=sys.stderr)
@@ -302,7 +302,7 @@ def _add_serve(commands: Any) -> None:
 
 
 def _serve(given: Given) -> None:
-    from twostream.serve import serve
+    from twostream.inference.serve import serve
 
     limits = given.max_megabytes, given.max_seconds
     serve(given.models, given.split, given.host, given.port, *limits, open_browser=not given.no_browser)
@@ -316,10 +316,10 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(given: Given) -> None:
-    from twostream.predict import Predictor
+    from twostream.inference.predict import Predictor
 
     predictor = Predictor(given.models, given.split, "cpu")
-    from twostream.export import DESCRIPTION, export
+    from twostream.inference.export import DESCRIPTION, export
 
     for done in export(predictor, given.out):
         print(f"{done.path}: logits differ from PyTorch's by at most {done.difference:.1e}")

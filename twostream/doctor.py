@@ -195,7 +195,7 @@ def extent_of(params: Params) -> Extent:
 def _surveyed(folder: Path) -> Extent | None:
     """The videos of a folder, of which a few, spread over all, are decoded; None where there are none."""
     from twostream.datasets import is_video
-    from twostream.files import walk_files
+    from twostream.sources.walk import walk_files
     from twostream.video import probe
 
     videos = sorted(path for path in walk_files(folder) if is_video(path))
@@ -255,8 +255,8 @@ def _packages() -> Check:
 def _cores(params: Params) -> Check:
     import psutil
 
-    from twostream.memory import available_memory
-    from twostream.parallel import cores
+    from twostream.core.allocator import available_memory
+    from twostream.core.parallel import cores
 
     workers, free = params.runtime.workers, available_memory()
     said = f"{cores()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB of it free"
@@ -328,9 +328,9 @@ def _source(params: Params) -> Check:
 
 
 def _unpackers(params: Params) -> Check:
-    from twostream.archives import UNPACKERS
-    from twostream.files import walk_files
     from twostream.sources import is_mirror_list
+    from twostream.sources.archives import UNPACKERS
+    from twostream.sources.walk import walk_files
 
     source = params.dataset.source
     found = [program for program in UNPACKERS if shutil.which(program)]
@@ -370,7 +370,7 @@ def _weight(key: str, model: str, weights: str) -> Check:
     published = None
     is_path = "/" in weights or weights.endswith((".pth", ".pt", ".safetensors"))
     if model != "raft" and not is_path:  # what is no path is looked up, for which a library is loaded
-        from twostream.models.pretrained import find_published
+        from twostream.networks.pretrained import find_published
 
         try:
             published = find_published(model, weights)
@@ -409,8 +409,8 @@ def _disk(params: Params, extent: Extent) -> Check:
 
 def _times(params: Params, extent: Extent) -> Iterator[Check]:
     """Estimates of what takes long: the flow and the training, measured for a moment each on this machine."""
+    from twostream.core.parallel import cores
     from twostream.flow import resolve_device
-    from twostream.parallel import cores
 
     workers = params.runtime.workers or cores()
     try:
@@ -482,7 +482,7 @@ def measure_training(params: Params, name: str) -> float:
     """Seconds that a stream's network takes for a clip, forwards and backwards, on the device that trains."""
     import torch
 
-    from twostream.models import create_model
+    from twostream.networks.registry import create_model
 
     stream = params.streams[name]
     device = "cuda" if params.runtime.accelerator != "cpu" and torch.cuda.is_available() else "cpu"

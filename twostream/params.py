@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from twostream.errors import UserError
-from twostream.models.names import check_model_name
+from twostream.networks.names import check_model_name
 
 RESERVED = (  # keys of metrics and columns of tables
     *("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from conftest import moving_texture, write_audio, write_video
+from helpers import moving_texture, write_audio, write_video
 from serve.standin import StandIn, serving
 
 pytestmark = pytest.mark.browser
@@ -176,7 +176,7 @@ def test_two_pages_wait_for_each_other_and_one_can_cancel(new_page, seen, upload
 
 
 def test_closing_the_page_ends_its_job(new_page, uploads, video, monkeypatch):
-    monkeypatch.setattr("twostream.serve.jobs.LOST_AFTER", 0.5)
+    monkeypatch.setattr("twostream.inference.serve.jobs.LOST_AFTER", 0.5)
     with serving(StandIn(gate=threading.Event()), uploads) as site:
         page = new_page()
         page.goto(site.url)

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
-from twostream import evaluation
-from twostream.clips import CLIP_COLUMNS
-from twostream.explore import explore
+from twostream.datasets.tables import CLIP_COLUMNS
+from twostream.fusion import evaluation
+from twostream.fusion.scores import Scores, log_softmax
 from twostream.params import parse_params
+from twostream.report.explore import explore
 from twostream.report.page import write_report
-from twostream.scores import Scores, log_softmax
 
 pytestmark = pytest.mark.browser
 

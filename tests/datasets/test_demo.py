@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from twostream.datasets import demo as demo_set
-from twostream.datasets.scene.pose import draw_pose
+from twostream.datasets.demo.pose import draw_pose
 from twostream.errors import UserError
 from twostream.params import Demo
 from twostream.video import probe

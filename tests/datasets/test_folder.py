@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import dataset_settings
+from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
 from twostream.datasets import Description, folder, get_dataset
 from twostream.errors import UserError
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = TEST_DATA
 
 
 def settings(source: Path | str, **changes: object) -> params.Dataset:
@@ -328,7 +328,7 @@ def test_a_table_has_one_split(tmp_path):
         run(settings(with_table(tmp_path, HEADER, *GOOD), splits=[1, 2]), tmp_path / "out")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 @pytest.mark.parametrize(
     ("name", "clips", "groups", "train", "test"), [("fights", 226, 119, 150, 76), ("arid6", 72, 15, 48, 24)]
 )
@@ -339,7 +339,7 @@ def test_real_clips_with_their_table(tmp_path, name, clips, groups, train, test)
     assert made.splits[1].value_counts().to_dict() == {"train": train, "test": test}
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_names_of_real_clips_tell_the_groups_that_their_table_tells(tmp_path):
     given = run(settings(DATA / "arid6"), tmp_path / "table").clips["group"]
     told = run(settings(DATA / "arid6" / "videos"), tmp_path / "names").clips["group"]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import dataset_settings
+from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
 from twostream.datasets import Description, hmdb51, ucf101
+from twostream.datasets.splits import hold_out_validation, straddling_groups
 from twostream.errors import UserError
-from twostream.splitting import hold_out_validation, straddling_groups
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = TEST_DATA
 
 
 def settings(name: str, source: Path | str, **changes: object) -> params.Dataset:
@@ -251,7 +251,7 @@ def test_ucf101_lists_that_contradict_or_lack_one_are_errors(tmp_path, small_ucf
     assert "5 of the 6 split lists" in refused(ucf101, settings("ucf101", source), tmp_path)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_genuine_hmdb51(tmp_path, capsys):
     source = DATA / "hmdb51"
     assert "6,760 of 6,766 clips are missing" in refused(hmdb51, settings("hmdb51", source), tmp_path)
@@ -270,7 +270,7 @@ def test_genuine_hmdb51(tmp_path, capsys):
     assert "in the official split 1, 133 sources have clips in both train and test" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_genuine_ucf101(tmp_path):
     made = run(ucf101, settings("ucf101", DATA / "ucf101", allow_missing=True), tmp_path)
     assert len(made.clips) == 13320 and made.clips["class"].nunique() == 101 and made.clips["group"].nunique() == 2525

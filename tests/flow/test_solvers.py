@@ -1,14 +1,13 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
+from helpers import TEST_DATA
 
 from twostream.flow import make_solver
 from twostream.params import parse_params
 
 METHODS = ["farneback", "farneback_opencv", "tvl1_opencv", "dis"]
-GROUND_TRUTH = Path(__file__).parents[2].parent / "shared" / "data" / "flow_gt"
+GROUND_TRUTH = TEST_DATA / "flow_gt"
 
 
 def _solver(values, method):

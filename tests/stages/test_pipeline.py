@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DVC_ROOT", "DVC_STAGE")},
@@ -146,13 +146,13 @@ def test_a_change_of_fusion_reruns_only_what_follows_and_changing_back_runs_noth
     "module, first, spared",
     [
         (
-            "twostream/fusion.py",
+            "twostream/fusion/methods.py",
             "fuse@1",
             {"extract_rgb", "extract_flow", "train_rgb@spatial-1", "score_rgb@spatial-1"},
         ),
-        ("twostream/flow/tvl1_cpu.py", "extract_flow", {"download", "split", "extract_rgb", "train_rgb@spatial-1"}),
+        ("twostream/flow/tvl1/cpu.py", "extract_flow", {"download", "split", "extract_rgb", "train_rgb@spatial-1"}),
         (
-            "twostream/scoring.py",
+            "twostream/streams/scoring.py",
             "score_rgb@spatial-1",
             {"extract_flow", "train_rgb@spatial-1", "train_flow@temporal-1"},
         ),

@@ -13,13 +13,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
-from twostream.clips import SUBSETS
 from twostream.datasets import Description, clip_ids, is_video
 from twostream.datasets.grouping import groups_by_name, groups_by_pattern
+from twostream.datasets.splits import assign_splits, check_groups, straddling_groups
+from twostream.datasets.tables import SUBSETS
 from twostream.errors import UserError
-from twostream.files import copy_file, new_folder, readable_text, safe_name, walk_files
 from twostream.sources import obtain, workshop
-from twostream.splitting import assign_splits, check_groups, straddling_groups
+from twostream.sources.walk import copy_file, new_folder, readable_text, safe_name, walk_files
 
 TABLE = "split.csv"
 MANIFEST = "clips.csv"
@@ -87,8 +87,8 @@ def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Descri
     """The clips that :func:`fetch` copied, their groups and splits.
 
     Groups come from the table, else from `dataset.group_pattern`, else from names (:mod:`twostream.datasets.grouping`).
-    Splits come from the table, which gives split 1, else from :func:`twostream.splitting.assign_splits` with seed 0: of
-    one data set, the test sets stay the same whatever the seed of the training.
+    Splits come from the table, which gives split 1, else from :func:`twostream.datasets.splits.assign_splits` with
+    seed 0: of one data set, the test sets stay the same whatever the seed of the training.
 
     Raises:
         UserError: `fetch` was not run; the table has one split and others are asked for; a group of the table or of the

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from twostream import params
 from twostream.datasets import Description, clip_ids, is_video
+from twostream.datasets.splits import straddling_groups
 from twostream.errors import UserError
-from twostream.files import copy_file, new_folder, walk_files
 from twostream.sources import is_mirror_list, obtain, read_mirrors, workshop
-from twostream.splitting import straddling_groups
+from twostream.sources.walk import copy_file, new_folder, walk_files
 
 
 @dataclass(frozen=True)

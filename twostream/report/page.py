@@ -16,11 +16,10 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from twostream import explore
-from twostream.clips import SUBSETS
-from twostream.evaluation import FUSION, contribution_by_agreement, contribution_by_class, was_right
+from twostream.datasets.tables import SUBSETS
+from twostream.fusion.evaluation import FUSION, contribution_by_agreement, contribution_by_class, was_right
 from twostream.params import Params
-from twostream.report import charts
+from twostream.report import charts, explore
 from twostream.report.published import BY_DATASET
 from twostream.report.strips import Strip, film_strip, jpeg_uri, wheel_uri
 from twostream.report.text import visible
@@ -80,11 +79,11 @@ def write_report(
         out: the file; it appears whole or not at all.
         params: the parameters in force.
         clips: the table of `clips.csv`.
-        splits: split -> subset of each clip, as :func:`twostream.clips.read_split` gives it.
-        explore_dir: the folder that :func:`twostream.explore.explore` wrote.
-        metrics: what :func:`twostream.evaluation.evaluate` returned; more keys do no harm.
-        per_class, confusion, contribution, mistakes: tables of the functions of these names in `twostream.evaluation`.
-        sweep: split -> table of :func:`twostream.fusion.weight_curve`.
+        splits: split -> subset of each clip, as :func:`twostream.datasets.tables.read_split` gives it.
+        explore_dir: the folder that :func:`twostream.report.explore.explore` wrote.
+        metrics: what :func:`twostream.fusion.evaluation.evaluate` returned; more keys do no harm.
+        per_class, confusion, contribution, mistakes: tables of the functions in `twostream.fusion.evaluation`.
+        sweep: split -> table of :func:`twostream.fusion.methods.weight_curve`.
         curves: `<stream>-<split>` -> one row an epoch: `epoch`, `train_loss`, `val_loss`, `train_top1`, `val_top1`.
         examples: clips to show as film strips: clip id, uint8 [T, H, W, 3] RGB frames, and the flow from each,
             float32 [T or T - 1, h, w, 2] in pixels.

@@ -1,0 +1,325 @@
+import ast
+import shutil
+import subprocess
+import sys
+import typing
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT, moving_texture, write_video
+
+from twostream import flow
+from twostream.clipstore import ClipReader
+from twostream.clipstore import extract as extraction
+from twostream.clipstore.extract import extract
+from twostream.core.cache import FileCache
+from twostream.datasets.tables import CLIP_COLUMNS
+from twostream.errors import UserError
+from twostream.flow.encoding import decode_flow, encode_flow
+from twostream.params import Flow, parse_params
+
+NAMES = ["a [1]", "b & 'c' \"d\"; #e!", "ünïcödé", "line\nbreak"]
+
+
+METHODS = typing.get_args(Flow.model_fields["method"].annotation)
+
+
+@pytest.fixture
+def scene(tmp_path, demo_values):
+    """Four clips with awkward names whose texture moves two pixels a frame to the right."""
+    rows = []
+    for i, name in enumerate(NAMES):
+        write_video(tmp_path / "videos" / "wave" / f"{name}.avi", moving_texture(6 + i, seed=i))
+        rows.append([f"wave/{name}", f"wave/{name}.avi", "wave", "g", 6 + i, 25.0, 64, 48, "ok", ""])
+    rows.append(["wave/bad", "wave/bad.avi", "wave", "g", 0, 0.0, 0, 0, "unreadable", "empty"])
+    clips = pd.DataFrame(rows, columns=CLIP_COLUMNS)
+    return tmp_path, clips, parse_params(demo_values)
+
+
+def _run(scene, settings, out="out", workers=1):
+    folder, clips, _ = scene
+    return extract(clips, folder / "videos", folder / out, settings, FileCache(folder / "cache", None), workers)
+
+
+def _flow(demo_values, **changes) -> Flow:
+    return parse_params({**demo_values, "flow": {**demo_values["flow"], **changes}}).flow
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "wave").iterdir())}
+
+
+def test_every_readable_clip_gets_a_file_with_all_its_frames(scene):
+    folder, _, params = scene
+    assert _run(scene, params.rgb) == {"clips": 4, "extracted": 4, "cached": 0}
+    for i, name in enumerate(NAMES):
+        with ClipReader(folder / "out" / "wave" / f"{name}.zip") as clip:
+            assert len(clip) == 6 + i and clip.meta["modality"] == "rgb"
+            frame = clip.read([3])[0]
+        assert np.abs(frame.astype(int) - moving_texture(6 + i, seed=i)[3]).mean() < 14
+    assert not (folder / "out" / "wave" / "bad.zip").exists()
+
+
+def test_flow_is_that_of_each_frame_to_the_next(scene):
+    folder, _, params = scene
+    _run(scene, params.flow)
+    with ClipReader(folder / "out" / "wave" / f"{NAMES[1]}.zip") as clip:
+        assert len(clip) == 6  # 7 frames
+        flow = decode_flow(clip.read(range(6)), params.flow.bound)
+    assert np.abs(np.median(flow[:, 10:-10, 10:-10].reshape(6, -1, 2), 1) - [2, 0]).max() < 0.3
+
+
+def test_flow_between_spread_frames_covers_the_whole_clip(scene, demo_values):
+    folder, _, _ = scene
+    settings = _flow(demo_values, frames=4)
+    _run(scene, settings)
+    with ClipReader(folder / "out" / "wave" / f"{NAMES[1]}.zip") as clip:
+        # frames 0, 2, 4, 6 of 7: two frames of two pixels each
+        flow_px = decode_flow(clip.read(range(3)), settings.bound)
+    assert flow_px.shape[0] == 3
+    assert np.abs(np.median(flow_px[..., 0]) - 4) < 0.3
+
+
+def test_nothing_is_computed_twice(scene):
+    folder, _, params = scene
+    _run(scene, params.flow)
+    before = _bytes(folder / "out")
+    shutil.rmtree(folder / "out")  # as DVC does before it runs a stage
+    assert _run(scene, params.flow) == {"clips": 4, "extracted": 0, "cached": 4}
+    assert _bytes(folder / "out") == before
+
+
+def test_one_more_clip_costs_one_more_clip(scene):
+    folder, clips, params = scene
+    _run((folder, clips.iloc[:3], params), params.rgb)
+    assert _run(scene, params.rgb) == {"clips": 4, "extracted": 1, "cached": 3}
+
+
+def test_a_changed_video_is_extracted_again(scene):
+    folder, _, params = scene
+    _run(scene, params.rgb)
+    write_video(folder / "videos" / "wave" / f"{NAMES[0]}.avi", moving_texture(6, seed=9))
+    assert _run(scene, params.rgb)["extracted"] == 1
+
+
+def test_a_parameter_changed_and_changed_back_costs_nothing(scene, demo_values):
+    _, _, params = scene
+    other = _flow(demo_values, method="dis")
+    _run(scene, params.flow)
+    assert _run(scene, other)["extracted"] == 4
+    assert _run(scene, params.flow)["extracted"] == 0
+
+
+def test_another_methods_parameter_does_not_count(scene, demo_values):
+    _, _, params = scene
+    _run(scene, params.flow)
+    other = _flow(demo_values, dis={"preset": "fast"})
+    assert _run(scene, other)["extracted"] == 0
+
+
+def test_the_number_of_workers_changes_no_byte(scene):
+    folder, _, params = scene
+    _run(scene, params.flow, "one", workers=1)
+    shutil.rmtree(folder / "cache")
+    assert _run(scene, params.flow, "two", workers=2)["extracted"] == 4
+    assert _bytes(folder / "one") == _bytes(folder / "two")
+
+
+def test_a_clip_that_went_bad_is_named(scene):
+    folder, _, params = scene
+    (folder / "videos" / "wave" / f"{NAMES[0]}.avi").write_text("gone")
+    with pytest.raises(UserError, match=r"1 clips cannot be read any more: 'wave/a \[1\]'"):
+        _run(scene, params.rgb)
+
+
+def test_a_video_that_is_gone_is_named(scene):
+    folder, _, params = scene
+    (folder / "videos" / "wave" / f"{NAMES[0]}.avi").unlink()
+    with pytest.raises(UserError, match=r"'wave/a \[1\]' \(No such file or directory\)"):
+        _run(scene, params.rgb)
+
+
+def test_only_a_few_frames_are_alive_however_long_the_clip(scene, monkeypatch, demo_values):
+    folder, clips, _ = scene
+    alive, most = weakref.WeakSet(), 0
+
+    class Frame(np.ndarray):
+        __hash__ = object.__hash__
+
+    def frames(*_):
+        nonlocal most
+        for image in np.random.default_rng(0).integers(0, 256, (200, 48, 64), np.uint8):
+            image = image.copy().view(Frame)
+            alive.add(image)
+            most = max(most, len(alive))
+            yield image
+
+    monkeypatch.setattr(extraction, "read_frames", frames)
+    _run((folder, clips.iloc[:1], None), _flow(demo_values, method="dis"))
+    with ClipReader(folder / "out" / "wave" / f"{NAMES[0]}.zip") as clip:
+        assert len(clip) == 199
+    assert most <= 4
+
+
+def test_the_solver_is_kept_from_clip_to_clip(scene, monkeypatch, demo_values):
+    made = []
+    monkeypatch.setattr(extraction, "make_solver", lambda *given: made.append(given) or flow.make_solver(*given))
+    extraction._solver.cache_clear()
+    _run(scene, _flow(demo_values, method="dis"))
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("method", ["tvl1", "farneback"])
+def test_all_kernels_are_compiled_before_the_workers_start(demo_values, method):
+    """In a process of its own: others may have compiled here what this should show to be missing."""
+    script = f"""
+import sys, numba, numpy as np
+from twostream.clipstore.extract import _prepared
+from twostream.flow import make_solver
+from twostream.params import Flow
+settings = Flow.model_validate_json({_flow(demo_values, method=method).model_dump_json(by_alias=True)!r})
+def compiled():
+    modules = [module for name, module in sys.modules.items() if name.startswith("twostream.flow")]
+    return sum(len(value.signatures) for module in modules for value in vars(module).values()
+               if hasattr(value, "signatures"))
+with _prepared(settings, "cpu"):
+    before = compiled()
+    images = np.random.default_rng(1).integers(0, 256, (2, 50, 300), np.uint8)
+    make_solver(settings, "cpu")(*images)
+    assert 0 < before == compiled(), (before, compiled())
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def _imported(path: Path) -> set[str]:
+    """Names of modules of `twostream.flow`, and others, that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "twostream.flow":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("twostream.flow."):
+            found.add(node.module.removeprefix("twostream.flow."))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.rpartition(".")[2] for alias in node.names if alias.name.startswith("twostream.flow.")}
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_names_the_modules_that_its_flow_follows_from(method):
+    """Or a clip would be taken from the cache that another version of them has made."""
+    folder = Path(flow.__file__).parent
+    files, todo = set(), [f"{method}.py"]
+    while todo:
+        file = todo.pop()
+        files.add(file)
+        names = {f"{module}.py" for module in _imported(folder / file)}
+        todo += [name for name in names - files if (folder / name).is_file()]
+    assert files <= set(extraction._parts(method))
+
+
+def test_an_edit_counts_for_the_methods_that_use_the_file(demo_values):
+    def names(method):
+        return {path.name for path in extraction._code_files(_flow(demo_values, method=method))}
+
+    assert {"farneback.py", "simd.py", "simd64.py", "encoding.py", "extraction.py"} <= names("farneback")
+    assert {"tvl1.py", "tvl1_cpu.py", "simd.py"} <= names("tvl1") and "simd64.py" not in names("tvl1")
+    assert not {"tvl1.py", "simd.py", "farneback.py"} & names("dis")
+    assert "encoding.py" not in {path.name for path in extraction._code_files(parse_params(demo_values).rgb)}
+
+
+def _with_gpu(monkeypatch, solver) -> None:
+    """Have extraction believe in a GPU, for which `solver` stands."""
+    monkeypatch.setattr(extraction, "resolve_device", lambda _: "cuda")
+    monkeypatch.setattr(extraction, "make_solver", lambda *_: solver)
+
+
+class _Differences:
+    """Stands for a batched solver: x is the difference of the images, y the first one, in sixteenths of a pixel."""
+
+    def __init__(self):
+        import torch
+
+        self.device = torch.device("cpu")
+
+    def match_batch(self, first, second):
+        import torch
+
+        return torch.stack([second.float() - first.float(), first.float() - 128], -1) / 16
+
+
+def test_clips_solved_in_batches_are_those_solved_pair_by_pair(scene, monkeypatch, demo_values):
+    from twostream.flow import gpu_server as flowserver
+    from twostream.flow.tvl1 import PRESETS
+    from twostream.flow.tvl1.torch import Tvl1Torch
+
+    folder, clips, _ = scene
+    solver, settings = Tvl1Torch(PRESETS["fast"], "cpu"), _flow(demo_values, method="tvl1")
+    monkeypatch.setattr(flowserver, "CHUNK_PX", 4 * 48 * 64)
+    monkeypatch.setattr(flowserver, "BATCH_PX", 4 * 48 * 64)
+    _with_gpu(monkeypatch, solver)
+    assert _run(scene, settings)["extracted"] == 4
+    for row in clips.iloc[:4].itertuples():
+        grey = extraction.read_frames(folder / "videos" / row.path, "gray")
+        codes = [encode_flow(flow_px, settings.bound) for flow_px in solver.sequence(grey)]
+        with ClipReader(folder / "out" / f"{row.clip_id}.zip") as clip:
+            meta = {name: clip.meta[name] for name in ("modality", "source", "settings")}
+        extraction.write_clip(folder / "alone.zip", codes, settings.jpeg_quality, meta)
+        assert (folder / "alone.zip").read_bytes() == (folder / "out" / f"{row.clip_id}.zip").read_bytes()
+
+
+def test_several_processes_get_their_flow_from_the_server(scene, monkeypatch, demo_values):
+    folder, _, _ = scene
+    _with_gpu(monkeypatch, _Differences())
+    _run(scene, _flow(demo_values, method="tvl1"), "one", workers=1)
+    shutil.rmtree(folder / "cache")
+    assert _run(scene, _flow(demo_values, method="tvl1"), "two", workers=2)["extracted"] == 4
+    assert _bytes(folder / "one") == _bytes(folder / "two")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gpu_that_fails_is_one_line_and_leaves_nothing_half_written(scene, monkeypatch, demo_values, workers):
+    class Broken(_Differences):
+        def match_batch(self, first, second):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nand much more")
+
+    folder, _, _ = scene
+    _with_gpu(monkeypatch, Broken())
+    with pytest.raises(UserError, match=r"^flow.device: cpu failed \(CUDA error: an illegal [^\n]*\); [^\n]*$"):
+        _run(scene, _flow(demo_values, method="tvl1"), workers=workers)
+    assert not [path for path in (folder / "out").rglob("*") if path.is_file()]
+
+
+def test_the_device_counts_for_the_methods_that_use_it(demo_values):
+    auto, cpu = (_flow(demo_values, method="tvl1", device=device) for device in ("auto", "cpu"))
+    assert extraction._made_of(auto, "cpu") == extraction._made_of(cpu, "cpu") != extraction._made_of(auto, "cuda")
+
+
+def test_methods_without_a_gpu_stay_on_the_cpu(monkeypatch, demo_values):
+    monkeypatch.setattr(flow, "_gpu_at_hand", lambda: True)
+    devices = {method: flow.resolve_device(_flow(demo_values, method=method)) for method in METHODS}
+    assert [method for method, device in devices.items() if device == "cuda"] == ["tvl1", "raft"]
+    assert flow.resolve_device(_flow(demo_values, method="tvl1", device="cpu")) == "cpu"
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(monkeypatch, demo_values):
+    monkeypatch.setattr(flow, "_gpu_at_hand", lambda: False)
+    assert flow.resolve_device(_flow(demo_values, method="tvl1", device="auto")) == "cpu"
+    with pytest.raises(UserError, match=r"^flow\.device: cuda, but .* no GPU"):
+        flow.resolve_device(_flow(demo_values, method="tvl1", device="cuda"))
+
+
+def test_a_machine_without_a_driver_need_not_load_torch(demo_values):
+    script = f"""
+import ctypes, sys
+def no_driver(name): raise OSError(name)
+ctypes.CDLL = no_driver
+import twostream.clipstore.extract
+from twostream.params import Flow
+settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
+assert twostream.flow.resolve_device(settings) == "cpu"
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -1,0 +1,113 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from twostream.core.cache import FileCache, code_digest, key_of, md5_of
+
+
+def _cache(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "cache", tmp_path / "objects")
+
+
+def _commit(tmp_path: Path, file: Path) -> None:
+    """What DVC does with an output: keep it under its MD5."""
+    digest = md5_of(file)
+    held = tmp_path / "objects" / digest[:2] / digest[2:]
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.write_bytes(file.read_bytes())
+
+
+def test_a_file_is_built_once(tmp_path):
+    cache, key, builds = _cache(tmp_path), key_of(a=1), []
+
+    def build(path):
+        builds.append(1)
+        path.write_text("content")
+
+    assert cache.make(key, tmp_path / "out" / "x", build) is True
+    (tmp_path / "out" / "x").unlink()
+    assert cache.make(key, tmp_path / "out" / "x", build) is False
+    assert (tmp_path / "out" / "x").read_text() == "content"
+    assert len(builds) == 1
+
+
+def test_the_key_tells_contents_apart_and_not_the_order_of_their_names():
+    assert key_of(a=1, b=2) == key_of(b=2, a=1)
+    assert key_of(a=1, b=2) != key_of(a=1, b=3)
+
+
+def test_a_changed_file_is_never_served(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    os.chmod(tmp_path / "x", 0o644)
+    (tmp_path / "x").write_text("vandal!")  # where it is a hard link, the cache's copy changes with it
+    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) in (True, False)
+    assert (tmp_path / "y").read_text() == "content"
+
+
+def test_what_dvc_holds_is_not_held_twice(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    _commit(tmp_path, tmp_path / "x")
+    cache.sweep()
+    assert not [p for p in (tmp_path / "cache" / "pending").rglob("*") if p.is_file()]
+    (tmp_path / "x").unlink()
+    assert cache.serve(key, tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "content"
+
+
+def test_what_dvc_collected_as_garbage_is_built_again(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    _commit(tmp_path, tmp_path / "x")
+    cache.sweep()
+    for held in (tmp_path / "objects").rglob("*"):
+        if held.is_file():
+            held.unlink()
+    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+
+    def dies(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.make(key, tmp_path / "x", dies)
+    assert not (tmp_path / "x").exists()
+    assert not cache.serve(key, tmp_path / "x")
+
+
+def test_sweep_removes_what_a_dead_process_was_building(tmp_path):
+    cache = _cache(tmp_path)
+    (tmp_path / "cache" / "building").mkdir(parents=True)
+    dead = tmp_path / "cache" / "building" / "key.999999999"
+    mine = tmp_path / "cache" / "building" / f"key.{os.getpid()}"
+    dead.write_text("half")
+    mine.write_text("half")
+    cache.sweep()
+    assert not dead.exists() and mine.exists()
+
+
+def test_code_digest_ignores_comments_and_docstrings_but_no_change_of_behaviour(tmp_path):
+    def digest(text):
+        (tmp_path / "code.py").write_text(text)
+        return code_digest(tmp_path / "code.py")
+
+    base = digest('"""Doc."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
+    assert base == digest('"""Other."""\ndef f(x):  # fast\n    """Adds one."""\n    return (x + 1)\n')
+    assert base != digest('"""Doc."""\n\ndef f(x):\n    """Adds."""\n    return x + 2\n')
+
+
+def test_code_digest_ignores_imports_annotations_and_the_texts_of_errors(tmp_path):
+    def digest(text):
+        (tmp_path / "code.py").write_text(text)
+        return code_digest(tmp_path / "code.py")
+
+    base = digest("import a\nfrom b import c\n\ndef f(x: int) -> int:\n    raise ValueError('no')\n")
+    assert base == digest("from d.b import c\n\ndef f(x):\n    raise ValueError(f'{x}: never')\n")
+    assert base != digest("def f(x):\n    raise KeyError('no')\n")
+    assert digest("x: int = 1") != digest("x: int = 2")

@@ -1,0 +1,98 @@
+"""Ten odd files among good clips: each is listed with its reason, and no good one is lost."""
+
+import pytest
+from helpers import moving_texture, write_audio, write_video
+
+from twostream.datasets import get_dataset
+from twostream.datasets.probing import list_clips
+from twostream.datasets.tables import read_clips, write_table
+from twostream.errors import UserError
+from twostream.params import parse_params
+
+
+def _dataset(values, source, **changes):
+    section = {**values["dataset"], "name": "folder", "source": str(source), **changes}
+    return parse_params({**values, "dataset": section}).dataset
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    for label in ("jump", "run"):
+        for i, word in enumerate(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]):
+            write_video(folder / label / f"{word}_{label}.avi", moving_texture(6, seed=i))
+    good = {"jump/[x] 'q' \"r\" (s).avi": 7, "jump/two\nlines.avi": 8, "run/日本語.avi": 9}
+    for name, seed in good.items():
+        write_video(folder / name, moving_texture(6, seed=seed))
+    (folder / "jump" / "empty.avi").write_bytes(b"")
+    (folder / "jump" / "text.avi").write_text("hello\n" * 99)
+    half = write_video(folder / "run" / "half.avi", moving_texture(60, 120, 160), codec="mjpeg")
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    write_video(folder / "run" / "single.avi", moving_texture(1))
+    write_video(folder / "run" / "thin.avi", moving_texture(6, height=48, width=4))
+    write_audio(folder / "run" / "sound.avi")
+    return folder
+
+
+def _list(tmp_path, dataset):
+    videos, annotations, scratch = tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch"
+    get_dataset("folder").fetch(dataset, 0, videos, annotations, scratch)
+    return list_clips(dataset, 0, videos, annotations, workers=1)
+
+
+def test_every_odd_file_is_listed_with_its_reason_and_no_good_one_is_lost(tmp_path, demo_values, source):
+    clips, splits = _list(tmp_path, _dataset(demo_values, source, max_unreadable=6))
+    write_table(clips, tmp_path / "clips.csv")
+    back = read_clips(tmp_path / "clips.csv").set_index("clip_id")
+    reasons = back[back["status"] == "unreadable"]["reason"]
+    expected = {
+        "jump/empty": "empty file",
+        "jump/text": "not a video",
+        "run/half": "cut short",
+        "run/single": "a single frame",
+        "run/thin": "smaller than 16",
+        "run/sound": "no video stream",
+    }
+    assert set(reasons.index) == set(expected)
+    for clip_id, words in expected.items():
+        assert words in reasons[clip_id]
+    readable = back[back["status"] == "ok"]
+    assert len(readable) == 15 and (readable["frames"] == 6).all()
+    assert {"jump/[x] 'q' \"r\" (s)", "jump/two\nlines", "run/日本語"} <= set(readable.index)
+    subset = splits[1].set_index("clip_id")["subset"]
+    assert set(subset.index) == set(back.index)
+    assert (subset[reasons.index] == "unused").all()
+    assert set(subset[readable.index]) == {"train", "val", "test"}
+
+
+def test_too_many_unreadable_clips_fail_and_are_named(tmp_path, demo_values, source):
+    with pytest.raises(UserError) as caught:
+        _list(tmp_path, _dataset(demo_values, source, max_unreadable=5))
+    message = str(caught.value)
+    assert message.startswith("6 clips cannot be read, dataset.max_unreadable allows 5")
+    for name in ("empty.avi", "text.avi", "half.avi", "single.avi", "thin.avi", "sound.avi"):
+        assert name in message
+    assert "\n" not in message
+
+
+def test_no_group_stands_on_two_sides_of_a_split(tmp_path, demo_values):
+    folder = tmp_path / "source"
+    for label in ("jump", "run"):
+        for word in ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]:
+            for take in (1, 2):
+                write_video(folder / label / f"{word}_session_{take}.avi", moving_texture(3))
+    dataset = _dataset(demo_values, folder, group_pattern="^([a-z]+)_", splits=[1, 2, 3])
+    clips, splits = _list(tmp_path, dataset)
+    group = clips.set_index("clip_id")["group"]
+    for table in splits.values():
+        subset = table.set_index("clip_id")["subset"]
+        sides = {name: set(group[subset.index[subset == name]]) for name in ("train", "val", "test")}
+        assert all(sides.values())
+        assert not sides["train"] & sides["val"] and not (sides["train"] | sides["val"]) & sides["test"]
+
+
+def test_one_class_is_no_data_set(tmp_path, demo_values):
+    for word in ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]:
+        write_video(tmp_path / "source" / "jump" / f"{word}.avi", moving_texture(3))
+    with pytest.raises(UserError, match="at least two"):
+        _list(tmp_path, _dataset(demo_values, tmp_path / "source"))

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from twostream.errors import UserError
+from twostream.sources import walk as files
+from twostream.sources.walk import copy_file, new_folder, remove_tree, safe_name, walk_files
+
+
+def test_a_copy_is_a_file_of_its_own(tmp_path):
+    source = tmp_path / "users.avi"
+    source.write_bytes(b"video")
+    source.chmod(0o444)
+    (tmp_path / "link.avi").symlink_to(source)
+    for name in ("users.avi", "link.avi"):
+        copy_file(tmp_path / name, tmp_path / f"copy of {name}")
+        copy = tmp_path / f"copy of {name}"
+        assert copy.read_bytes() == b"video" and not copy.is_symlink()
+        assert copy.stat().st_ino != source.stat().st_ino and source.stat().st_nlink == 1
+        assert copy.stat().st_mode & 0o200
+
+
+def test_a_disposable_file_may_be_linked_and_where_it_cannot_is_copied(tmp_path, monkeypatch):
+    source = tmp_path / "unpacked.avi"
+    source.write_bytes(b"video")
+    copy_file(source, tmp_path / "one.avi", disposable=True)
+
+    def refuse(*args: object) -> None:
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    copy_file(source, tmp_path / "two.avi", disposable=True)
+    assert (tmp_path / "one.avi").read_bytes() == (tmp_path / "two.avi").read_bytes() == b"video"
+
+
+def test_a_copy_that_fails_is_one_line_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="'.*gone.avi': cannot be copied"):
+        copy_file(tmp_path / "gone.avi", tmp_path / "x.avi")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reflinks_are_taken_where_the_file_system_gives_them(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"video")
+    calls = []
+
+    def clone(target: int, request: int, source: int) -> None:
+        calls.append(request)
+        os.write(target, os.pread(source, 100, 0))
+
+    monkeypatch.setattr(files.fcntl, "ioctl", clone)
+    monkeypatch.setattr(files.shutil, "copyfile", lambda *args: pytest.fail("copied"))
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"video"
+    assert calls == [0x40049409]  # FICLONE of linux/fs.h on x86 and ARM
+
+
+def test_a_folder_takes_its_name_when_it_is_full(tmp_path):
+    target = tmp_path / "videos"
+    with new_folder(target) as part:
+        (part / "a").write_text("1")
+        assert not target.exists()
+    assert [p.name for p in tmp_path.rglob("*")] == ["videos", "a"]
+    with pytest.raises(UserError, match="not empty"), new_folder(target):
+        pass
+    remove_tree(target)
+    with pytest.raises(KeyboardInterrupt), new_folder(target) as part:
+        (part / "a").write_text("1")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_walking_follows_links_but_not_in_circles_and_leaves_hidden_files(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for name in ("root/b/x.avi", "root/.hidden/x.avi", "root/__MACOSX/x.avi", "root/b/._x.avi", "outside/y.avi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (root / "a").symlink_to(outside)
+    (root / "b" / "up").symlink_to(root)
+    (root / "b" / "gone.avi").symlink_to("nowhere")
+    assert [p.as_posix() for p in walk_files(root)] == ["a/y.avi", "b/gone.avi", "b/x.avi"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ('it\'s [1] "a" & b;.avi', 'it\'s [1] "a" & b;.avi'),
+        ("new\nline ü 走.avi", "new\nline ü 走.avi"),
+        (os.fsdecode(b"caf\xe9.avi"), "caf\\xe9.avi"),
+        ("car\rriage\x07.avi", "car\\x0driage\\x07.avi"),
+    ],
+)
+def test_names_are_kept_but_for_what_no_table_can_hold(name, expected):
+    assert safe_name(name) == expected
+
+
+def test_long_names_are_shortened_and_stay_different():
+    one, two = safe_name("ü" * 120 + "1.avi"), safe_name("ü" * 120 + "2.avi")
+    assert one != two
+    assert all(len(name.encode()) <= 200 and Path(name).suffix == ".avi" for name in (one, two))

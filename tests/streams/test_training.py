@@ -1,0 +1,456 @@
+"""Training on a task that can be learnt in seconds: the brightness of a clip tells its class."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from twostream.clipstore import ClipReader, write_clip
+from twostream.core.cache import FileCache
+from twostream.errors import UserError
+from twostream.params import Runtime, Score, Stream, parse_params
+from twostream.streams.scoring import TrainedStream, score_clips
+from twostream.streams.training import Task, best_epoch, create_model_for, draw_mixup, train_stream, update_average
+from twostream.views.loading import EpochSampler, Example, TrainingViews, normalise, read_scoring_views
+
+RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
+
+
+@pytest.fixture
+def task(tmp_path, demo_values):
+    def examples(subset, count, seed):
+        rng = np.random.default_rng(seed)
+        made = []
+        for i in range(count):
+            path = tmp_path / subset / f"{i}.zip"
+            frames = [rng.integers(0, 90, (40, 48, 3)).astype(np.uint8) + np.uint8(120 * (i % 2)) for _ in range(6)]
+            write_clip(path, frames, 90, {"modality": "rgb", "settings": {"short_side": 40}})
+            made.append(Example(f"{subset}/{i}", path, i % 2))
+        return made
+
+    values = json.loads(json.dumps(demo_values))
+    values["streams"]["cnn3d_v2"].update(size=16, epochs=4, patience=4, batch_size=4, lr=0.003)
+    values["streams"]["cnn3d_v2"]["sampling"].update(frames=4)
+    stream = parse_params(values).streams["cnn3d_v2"]
+    return Task("v2", "rgb", stream, ["dark", "light"], examples("train", 16, 0), examples("val", 8, 1), 0, "32")
+
+
+def _with(task, **changes):
+    """The task with other values in its stream; those of augment by their own names."""
+    augment = {name: changes.pop(name) for name in list(changes) if name in task.stream.augment.model_fields_set}
+    values = task.stream.model_dump()
+    values["augment"].update(augment)
+    return dataclasses.replace(task, stream=Stream.model_validate({**values, **changes}))
+
+
+def _train(task, root, cache="cache"):
+    train_stream(task, FileCache(root / cache, None), RUNTIME, root / "model", root / "curves")
+    return (root / "model" / "model.pt").read_bytes()
+
+
+def test_a_stream_learns_and_its_folder_is_all_that_scoring_needs(task, tmp_path):
+    _train(task, tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "model" / "history.json").read_text())
+    assert len(history) == 4 and history[-1]["train_loss"] < history[0]["train_loss"]
+    stream = TrainedStream(tmp_path / "run" / "model", "cpu")
+    logits = score_clips(stream, task.val, Score(segments=2, crops=3, flip=True), RUNTIME)
+    assert logits.shape == (8, 2)
+    assert (logits.argmax(1) == [example.label for example in task.val]).all()
+
+
+def test_two_runs_give_the_same_bytes(task, tmp_path):
+    assert _train(task, tmp_path / "one") == _train(task, tmp_path / "two")
+
+
+RECIPES = [{}, {"ema": 0.9, "mixup": 0.4, "gamma": 0.5, "dark": 0.5, "jitter": 0.2, "label_smoothing": 0.1}]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["plain", "everything"])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path, monkeypatch, capsys, recipe):
+    from twostream.streams import training
+
+    task = _with(task, **recipe)
+    undisturbed = _train(task, tmp_path / "whole")
+    seen = []
+    step = training._Module.training_step
+
+    def dies_in_the_third_epoch(self, batch, index):
+        seen.append(self.current_epoch)
+        if self.current_epoch == 2 and index == 1 and seen.count(2) == 2:
+            raise RuntimeError("power cut")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(training._Module, "training_step", dies_in_the_third_epoch)
+    with pytest.raises(RuntimeError, match="power cut"):
+        _train(task, tmp_path / "cut")
+    seen.clear()
+    seen += [2, 2]  # let it pass this time
+    resumed = _train(task, tmp_path / "cut")
+    assert seen[2:] == [2] * 4 + [3] * 4  # 16 clips, 4 a step: epochs 1 and 2 are not trained again
+    assert "going on after epoch 2" in capsys.readouterr().out
+    assert resumed == undisturbed
+    for name in ("history.json", "config.json"):
+        assert (tmp_path / "cut" / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
+    curve = "plots/metrics/val/loss.tsv"
+    assert (tmp_path / "cut/curves" / curve).read_bytes() == (tmp_path / "whole/curves" / curve).read_bytes()
+
+
+def test_views_made_on_the_device_train_the_same_network_to_the_decoders_difference(task, tmp_path):
+    task = _with(task, epochs=1, dropout=0.0, flip=True)
+    on_device = dataclasses.replace(task, decode="device")
+    first = _train(on_device, tmp_path / "one")
+    assert _train(on_device, tmp_path / "two") == first
+    assert _train(task, tmp_path / "cpu", cache="../one/cache") != first  # nor is one taken for the other
+    histories = [json.loads((tmp_path / run / "model" / "history.json").read_text())[0] for run in ("one", "cpu")]
+    assert histories[0]["train_loss"] == pytest.approx(histories[1]["train_loss"], abs=0.05)
+
+
+def test_a_compiled_network_learns_the_same_and_its_weights_have_the_same_names(task, tmp_path, monkeypatch):
+    compiled = []
+
+    def traced_only(self):
+        compiled.append(type(self))
+        real(self, backend="eager")  # the whole of it takes half a minute
+
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", traced_only)
+    task = _with(task, epochs=1, dropout=0.0)
+    plain = _train(task, tmp_path / "plain")
+    assert not compiled
+    assert _train(dataclasses.replace(task, compile=True), tmp_path / "compiled") == plain
+    assert len(compiled) == 1
+
+
+def test_memory_is_kept_once_a_step_has_shown_how_much_it_takes(task, tmp_path, monkeypatch):
+    from twostream.streams import scoring, training
+
+    steps, calls = [], []
+    step = training._Module.training_step
+    monkeypatch.setattr(training._Module, "training_step", lambda *given: (steps.append(1), step(*given))[1])
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: calls.append(len(steps)))
+    monkeypatch.setattr(scoring, "keep_freed_memory", lambda: calls.append("score"))
+    _train(task, tmp_path)
+    a_epoch = len(steps) // task.stream.epochs
+    assert calls == [1 + epoch * a_epoch for epoch in range(task.stream.epochs)]
+    score_clips(TrainedStream(tmp_path / "model", "cpu"), task.val, Score(segments=1, crops=1, flip=False), RUNTIME)
+    assert len(task.val) > 4 and calls.count("score") == 1  # of two batches
+
+
+def test_a_finished_run_is_not_trained_again(task, tmp_path, monkeypatch):
+    from twostream.streams import training
+
+    first = _train(task, tmp_path / "run")
+    (tmp_path / "run" / "model" / "model.pt").unlink()  # as DVC does before it runs a stage
+    monkeypatch.setattr(training._Module, "training_step", lambda *_: pytest.fail("trained again"))
+    assert _train(task, tmp_path / "run") == first
+
+
+def test_weights_load_without_running_code(task, tmp_path):
+    _train(task, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "model" / "model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.pt"])
+def test_a_model_folder_with_a_missing_or_broken_file_is_one_line(task, tmp_path, name):
+    _train(task, tmp_path / "run")
+    path = tmp_path / "run" / "model" / name
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=name):
+        TrainedStream(tmp_path / "run" / "model", "cpu")
+    path.unlink()
+    with pytest.raises(UserError, match=name):
+        TrainedStream(tmp_path / "run" / "model", "cpu")
+
+
+def _rows(*pairs):
+    return [{"epoch": i + 1, "val_top1": top1, "val_loss": loss} for i, (top1, loss) in enumerate(pairs)]
+
+
+def test_the_best_epoch_is_the_surest_among_the_about_equally_accurate():
+    # 36 clips: one standard error at 0.39 is 0.08
+    assert best_epoch(_rows((0.39, 1.8), (0.36, 1.2), (0.33, 1.1), (0.28, 1.0)), clips=36)["epoch"] == 3
+
+
+def test_with_many_clips_accuracy_decides():
+    assert best_epoch(_rows((0.50, 1.8), (0.46, 1.2), (0.53, 1.9)), clips=10_000)["epoch"] == 3
+
+
+def test_a_kept_epoch_is_replaced_when_it_falls_behind():
+    assert best_epoch(_rows((0.30, 1.0), (0.60, 1.5)), clips=100)["epoch"] == 2
+
+
+def _plain_loop(task, loss_of):
+    """One epoch of Adam by hand, without Lightning: the starting weights, and those after every step."""
+    torch.manual_seed(task.seed)
+    model = create_model_for(task).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.stream.lr)
+    views = TrainingViews(task.train, task.stream.sampling, task.stream.augment, task.stream.size, task.seed)
+    order = list(EpochSampler(len(task.train), task.seed, lambda: 0))
+    states = [copy.deepcopy(model.state_dict())]
+    for step, start in enumerate(range(0, len(order), task.stream.batch_size)):
+        batch, labels = views.__getitems__(order[start : start + task.stream.batch_size])
+        optimizer.zero_grad()
+        loss_of(model, normalise(batch, **model.normalisation), labels, step).backward()
+        optimizer.step()
+        states.append(copy.deepcopy(model.state_dict()))
+    return states
+
+
+def _plain_loss(model, inputs, labels, step):
+    return functional.cross_entropy(model(inputs), labels)
+
+
+def _weights(root):
+    return torch.load(root / "model" / "model.pt", weights_only=True)
+
+
+def test_without_switches_training_is_plain_gradient_descent(task, tmp_path):
+    task = _with(task, epochs=1, dropout=0.0)
+    _train(task, tmp_path)
+    expected = _plain_loop(task, _plain_loss)[-1]
+    assert all(torch.equal(value, expected[name]) for name, value in _weights(tmp_path).items())
+
+
+def test_the_averaged_weights_are_the_closed_form_over_the_steps(task, tmp_path):
+    task = _with(task, epochs=1, dropout=0.0, ema=0.8)
+    _train(task, tmp_path)
+    _, *states = _plain_loop(task, _plain_loss)
+    shares = 0.8 ** np.arange(len(states))[::-1]
+    kept = _weights(tmp_path)
+    for name, value in kept.items():
+        if value.is_floating_point():  # batch norm's statistics too
+            expected = sum(
+                share * state[name].double() for share, state in zip(shares / shares.sum(), states, strict=True)
+            )
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(value, states[-1][name])
+    assert not torch.allclose(kept["network.classifier.weight"], states[-1]["network.classifier.weight"])
+
+
+def test_validation_sees_the_averaged_weights(task, tmp_path):
+    _train(_with(task, epochs=1, ema=0.8), tmp_path)
+    stream = TrainedStream(tmp_path / "model", "cpu")
+    logits = torch.from_numpy(score_clips(stream, task.val, Score(segments=1, crops=1, flip=False), RUNTIME))
+    labels = torch.tensor([example.label for example in task.val])
+    (row,) = json.loads((tmp_path / "model" / "history.json").read_text())
+    assert row["val_loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), abs=1e-5)
+
+
+def test_an_average_of_one_step_is_that_step_and_counters_are_copied():
+    average, network = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    network.running_mean.fill_(3.0)
+    network.num_batches_tracked.fill_(7)
+    update_average(average, network, decay=0.99, steps=1)
+    assert average.running_mean.tolist() == [3.0, 3.0] and average.num_batches_tracked == 7
+    network.running_mean.fill_(6.0)
+    update_average(average, network, decay=0.5, steps=2)
+    assert average.running_mean.tolist() == pytest.approx([5.0, 5.0])  # (0.5 * 3 + 6) / 1.5
+
+
+def test_mixup_mixes_clips_and_their_labels_by_the_same_part(task, tmp_path):
+    """Against soft targets: the cross-entropy to a mixture of labels is the mixture of their cross-entropies."""
+
+    def loss(model, inputs, labels, step):
+        part, partners = draw_mixup(1.0, len(labels), task.seed, step, 0)
+        soft = functional.one_hot(labels, 2).float()
+        return functional.cross_entropy(
+            model(part * inputs + (1 - part) * inputs[partners]), part * soft + (1 - part) * soft[partners]
+        )
+
+    task = _with(task, epochs=1, dropout=0.0, mixup=1.0)
+    _train(task, tmp_path)
+    mixed, plain = _plain_loop(task, loss)[-1], _plain_loop(task, _plain_loss)[-1]
+    head = _weights(tmp_path)["network.classifier.weight"]
+    torch.testing.assert_close(head, mixed["network.classifier.weight"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(head, plain["network.classifier.weight"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_parts_of_a_mixup_are_beta_distributed(alpha):
+    draws = [draw_mixup(alpha, 5, 0, step) for step in range(2000)]
+    parts = np.array([part for part, _ in draws])
+    assert parts.mean() == pytest.approx(0.5, abs=0.03)
+    assert parts.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    assert all(sorted(partners.tolist()) == list(range(5)) for _, partners in draws)
+    assert draw_mixup(alpha, 5, 0, 3)[1].tolist() == draws[3][1].tolist()
+
+
+@pytest.fixture
+def pretrained(task, tmp_path):
+    """The task with a weight file of five other classes, whose batch norms have seen something."""
+    torch.manual_seed(1)
+    network = create_model_for(dataclasses.replace(task, classes=list("abcde"))).network
+    for layer in _norms(network):
+        torch.nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+        torch.nn.init.uniform_(layer.running_var, 0.1, 0.4)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    return _with(task, weights=str(tmp_path / "weights.pth"), epochs=1)
+
+
+def _norms(network):
+    return [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm3d)]
+
+
+@pytest.mark.parametrize(
+    "freeze, changes", [("none", [True] * 3), ("partial", [True, False, False]), ("all", [False] * 3)]
+)
+def test_frozen_batch_norms_keep_the_loaded_statistics_and_learn_their_scale(pretrained, tmp_path, freeze, changes):
+    _train(_with(pretrained, freeze_bn=freeze), tmp_path)
+    before, after = torch.load(pretrained.stream.weights), _weights(tmp_path)
+    norms = [name.removesuffix(".running_mean") for name in before if name.endswith("running_mean")]
+    for norm, changed in zip(norms, changes, strict=True):
+        for leaf in ("running_mean", "running_var", "num_batches_tracked"):
+            assert torch.equal(before[f"{norm}.{leaf}"], after[f"network.{norm}.{leaf}"]) != changed
+        assert not torch.equal(before[f"{norm}.weight"], after[f"network.{norm}.weight"])
+
+
+def test_frozen_batch_norms_use_the_loaded_statistics_while_training(pretrained, tmp_path, monkeypatch):
+    """With all of them frozen and no dropout, a network in training gives what it gives when it scores."""
+    from twostream.streams import training
+
+    seen = []
+    loss = training._Module._loss
+
+    def spy(self, logits, targets, subset, smoothing):
+        seen.append((subset, self.model.training, [layer.training for layer in _norms(self.model)]))
+        return loss(self, logits, targets, subset, smoothing)
+
+    monkeypatch.setattr(training._Module, "_loss", spy)
+    _train(_with(pretrained, freeze_bn="partial", epochs=2), tmp_path)
+    trained = [(model, norms) for subset, model, norms in seen if subset == "train"]
+    assert trained == [(True, [True, False, False])] * 8
+
+
+def test_a_network_without_batch_norm_has_nothing_to_freeze(pretrained, tmp_path, monkeypatch):
+    from twostream.streams import training
+
+    monkeypatch.setattr(training, "create_model_for", lambda task: torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match=r"streams\.v2\.freeze_bn: cnn3d_v2 has no batch norm"):
+        _train(_with(pretrained, freeze_bn="all"), tmp_path)
+
+
+@pytest.mark.parametrize("lr_new, groups", [(1.0, 1), (10.0, 2)])
+def test_new_layers_have_their_own_learning_rate(pretrained, tmp_path, monkeypatch, lr_new, groups):
+    from twostream.streams import training
+
+    seen = []
+    end = training._Module.on_train_batch_end
+    monkeypatch.setattr(
+        training._Module,
+        "on_train_batch_end",
+        lambda self, *x: (seen.append(self.optimizers()), end(self, *x))[1],
+    )
+    stream = {"lr_new": lr_new, "optimizer": "sgd", "warmup_epochs": 0, "schedule": "constant"}
+    task = _with(pretrained, **stream)
+    _train(task, tmp_path)
+    optimizer = seen[0]
+    assert len(optimizer.param_groups) == groups
+    rates = {tuple(parameter.shape): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates[(2, 256)] == pytest.approx(lr_new * task.stream.lr)  # the classifier: two classes, not five
+    assert rates[(256, 128)] == pytest.approx(task.stream.lr)  # the hidden layer, loaded
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
+        list(create_model_for(task).parameters())
+    )
+
+
+def test_the_model_says_which_bytes_it_started_from(pretrained, tmp_path):
+    _train(pretrained, tmp_path)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    assert (config["weights"], config["weights_sha256"]) == (pretrained.stream.weights, digest)
+
+
+@pytest.fixture
+def flow_task(task, tmp_path):
+    """Classes of opposite motion, filmed by a camera that moves or stands still."""
+
+    def examples(subset, camera):
+        made = []
+        for i in range(6):
+            rng = np.random.default_rng(i)
+            path = tmp_path / subset / f"{i}.zip"
+            codes = np.full((5, 40, 48, 2), 128, np.uint8)
+            codes[:, 10:30, 10:30, 0] += np.uint8(40) if i % 2 else np.uint8(256 - 40)
+            codes += rng.integers(0, 6, codes.shape).astype(np.uint8)
+            write_clip(path, codes + np.uint8(camera), 98, {"modality": "flow", "settings": {}})
+            made.append(Example(f"{subset}/{i}", path, i % 2))
+        return made
+
+    flow = dataclasses.replace(task, name="motion", modality="flow", train=examples("a", 0), val=examples("b", 0))
+    return _with(flow, epochs=1), examples("c", 32)
+
+
+@pytest.mark.parametrize("demean", [False, True])
+def test_a_demeaned_stream_scores_a_moving_camera_as_a_still_one(flow_task, tmp_path, demean):
+    task, moving = flow_task
+    _train(_with(task, demean=demean), tmp_path)
+    stream = TrainedStream(tmp_path / "model", "cpu")
+    assert stream.config["demean"] is demean
+    protocol = Score(segments=2, crops=3, flip=True)
+    still, moved = (score_clips(stream, examples, protocol, RUNTIME) for examples in (task.val, moving))
+    assert np.allclose(still, moved, atol=0.02 * np.abs(still).max()) is demean
+
+
+def test_rgb_cannot_be_demeaned(task, tmp_path):
+    with pytest.raises(UserError, match=r"streams\.v2\.demean: .* set it to false") as caught:
+        _train(_with(task, demean=True), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_clips_logits_are_the_mean_over_contiguous_pieces_crops_and_mirror_images(task, tmp_path):
+    """Of a 3D network: each view by itself through the network, in other words than score_clips."""
+    sampling = {"mode": "segments", "segments": 1, "frames": 4, "stride": 1}
+    _train(_with(task, epochs=1, size=32, sampling=sampling), tmp_path)
+    stream = TrainedStream(tmp_path / "model", "cpu")
+    rng = np.random.default_rng(0)
+    frames = [np.repeat(rng.integers(0, 256, (40, 48, 1)).astype(np.uint8), 3, axis=2) for _ in range(6)]
+    write_clip(tmp_path / "grey.zip", frames, 90, {"modality": "rgb"})
+    example = Example("a/grey", tmp_path / "grey.zip", 0)
+    scored = score_clips(stream, [example], Score(segments=2, crops=3, flip=True), RUNTIME)
+    with ClipReader(example.path) as clip:
+        pieces = clip.read([0, 1, 2, 3, 2, 3, 4, 5]).reshape(2, 4, 40, 48, 3)
+        views = read_scoring_views(clip, stream.sampling, Score(segments=2, crops=3, flip=True), 32)
+    assert views.shape == (12, 1, 3, 4, 32, 32)
+    squares = [pieces[:, :, :, left : left + 40] for left in (0, 4, 8)]
+    squares = [image for square in squares for image in (square, square[:, :, :, ::-1])]
+    single = []
+    for square in squares:
+        for piece in square:
+            small = np.stack([Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR) for frame in piece])
+            single.append(stream.logits(torch.from_numpy(small).permute(3, 0, 1, 2)[None, None]))
+    # Grey clips, of which both decoders give the same to a level.
+    assert np.allclose(scored[0], torch.cat(single).mean(0), rtol=0.01, atol=0.01)
+
+
+def test_views_follow_from_seed_epoch_and_clip_alone(task):
+    views = TrainingViews(task.train, task.stream.sampling, task.stream.augment, 16, 0)
+    both, labels = views.__getitems__([(3, 5), (4, 2)])
+    assert labels.tolist() == [1, 0]
+    for other in (views, TrainingViews(task.train, task.stream.sampling, task.stream.augment, 16, 0)):
+        assert torch.equal(other.__getitems__([(4, 2)])[0][0], both[1])
+    epochs = [views.__getitems__([(epoch, 5)])[0] for epoch in range(9)]
+    assert not all(torch.equal(one, other) for one, other in zip(epochs, epochs[1:], strict=False))
+
+
+def test_an_epoch_visits_every_clip_once_in_another_order():
+    epochs = iter([0, 1])
+    sampler = EpochSampler(20, seed=0, epoch=lambda: next(epochs))
+    first, second = list(sampler), list(sampler)
+    assert sorted(index for _, index in first) == list(range(20)) == sorted(index for _, index in second)
+    assert first != [(0, index) for _, index in second]
+    assert {epoch for epoch, _ in second} == {1}
+
+
+def test_normalise_is_v_minus_mean_over_std_a_channel():
+    views = torch.randint(0, 256, (2, 3, 2, 4, 5, 5), dtype=torch.uint8)
+    out = normalise(views, [128.0, 100.0], [57.6, 10.0])
+    assert torch.allclose(out[:, :, 1], (views[:, :, 1].float() - 100) / 10)

@@ -1,0 +1,231 @@
+import numpy as np
+import pytest
+from helpers import moving_texture
+
+from twostream.clipstore import ClipReader, write_clip
+from twostream.flow.encoding import decode_flow, encode_flow
+from twostream.params import Augment
+from twostream.views.transforms import (
+    View,
+    crop_places,
+    draw_view,
+    mirror_view,
+    read_view,
+    scoring_views,
+    tone_curve,
+)
+
+
+def _augment(**changes):
+    return Augment(**{"scales": [1.0], "flip": False, "jitter": 0.0, "gamma": 0.0, "dark": 0.0, **changes})
+
+
+def _read(tmp_path, frames, view, size, demean=False, quality=95):
+    """A view of uint8 [T, H, W, C] frames by way of a clip file: uint8 [T, size, size, C]."""
+    modality = "flow" if frames[0].shape[-1] == 2 else "rgb"
+    write_clip(tmp_path / "clip.zip", frames, quality, {"modality": modality})
+    with ClipReader(tmp_path / "clip.zip") as clip:
+        return read_view(clip, np.arange(len(frames))[None], view, size, demean)[0].transpose(1, 2, 3, 0)
+
+
+def test_a_view_is_the_same_for_all_its_frames(tmp_path):
+    frames = np.repeat(moving_texture(1, 24, 24)[0][None], 4, axis=0)
+    augment = _augment(flip=True, jitter=0.5, gamma=0.5, dark=1.0)
+    view = draw_view(24, 24, augment, np.random.default_rng(3))
+    assert view.tone is not None and view.noise is not None
+    out = _read(tmp_path, frames, view, 24)
+    assert np.abs(out[0].astype(int) - frames[0]).mean() > 10
+    assert all(np.array_equal(out[0], other) for other in out[1:])
+
+
+def test_a_flip_of_flow_mirrors_the_image_and_negates_x(tmp_path):
+    y, x = np.mgrid[:24, :32] / 24
+    flow = np.stack([np.stack([9 * x - 5, 7 * y - 2 * x], -1), np.stack([2 - 6 * y, 5 * x], -1)]).astype(np.float32)
+    plain, flipped = (
+        decode_flow(_read(tmp_path, encode_flow(flow, 10.0), View(4, 0, 24, flip=flip), 24), 10.0)
+        for flip in (False, True)
+    )
+    assert np.abs(plain - flow[:, :, 4:28]).max() < 0.2
+    assert np.abs(flipped[..., 0] + plain[:, :, ::-1, 0]).max() < 0.1
+    assert np.abs(flipped[..., 1] - plain[:, :, ::-1, 1]).max() == 0
+
+
+def test_a_flip_of_frames_mirrors_them(tmp_path):
+    frames = moving_texture(2, 24, 32)
+    plain, flipped = (_read(tmp_path, frames, View(4, 0, 20, flip=flip), 28) for flip in (False, True))
+    assert np.array_equal(flipped, plain[:, :, ::-1])
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_a_mirrored_view_is_the_view_of_the_mirror_image(tmp_path, channels):
+    frames = [frame[..., :channels] for frame in moving_texture(2, 24, 32)]
+    plain, flipped = (_read(tmp_path, frames, View(4, 0, 20, flip=flip), 28) for flip in (False, True))
+    mirrored = mirror_view(plain.transpose(3, 0, 1, 2)[None])[0].transpose(1, 2, 3, 0)
+    assert np.abs(mirrored.astype(int) - flipped).max() <= (1 if channels == 2 else 0)  # of flow, halves are rounded
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (30, 30)])
+def test_crops_are_squares_inside_the_frame(size):
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        view = draw_view(*size, _augment(scales=[1.0, 0.75, 0.5], flip=True), rng)
+        assert 0 <= view.left <= size[0] - view.side and 0 <= view.top <= size[1] - view.side
+        seen.add((view.side, view.flip))
+    assert {side for side, _ in seen} == {30, 22, 15} and {flip for _, flip in seen} == {False, True}
+
+
+def test_three_crops_lie_along_the_longer_side():
+    assert crop_places(40, 30, 30, 3) == [(0, 0), (5, 0), (10, 0)]
+    assert crop_places(30, 40, 30, 3) == [(0, 0), (0, 5), (0, 10)]
+
+
+def test_scoring_views_are_crops_times_flips():
+    assert len(scoring_views(40, 30, crops=5, flip=True)) == 10
+    assert [view.flip for view in scoring_views(40, 30, crops=1, flip=False)] == [False]
+
+
+def test_jitter_keeps_grey_grey_and_moves_brightness_by_no_more_than_it_says(tmp_path):
+    grey = np.full((1, 16, 16, 3), 100, np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        out = _read(tmp_path, grey, draw_view(16, 16, _augment(jitter=0.2), rng), 16).astype(int)
+        assert np.ptp(out) <= 1  # rounding
+        assert 100 * 0.8 * 0.8 - 26 <= out.mean() <= 100 * 1.2 * 1.2 + 26
+
+
+def test_colour_is_a_matrix_on_red_green_and_blue(tmp_path):
+    frames = moving_texture(2, 24, 32)
+    colour = np.array([[0.9, 0.1, 0.0, -5], [0.05, 0.8, 0.1, 10], [0.2, 0.0, 0.7, 3]])
+    plain, coloured = (_read(tmp_path, frames, View(0, 0, 24, colour=matrix), 24) for matrix in (None, colour))
+    expected = plain.astype(float) @ colour[:, :3].T + colour[:, 3]
+    assert np.abs(coloured - expected).max() < 2.5 and np.abs(coloured - expected).mean() < 0.5
+
+
+def test_a_tone_curve_is_255_times_gain_times_the_power():
+    assert tone_curve(2.0)[[0, 64, 128, 255]].tolist() == [
+        0,
+        16,
+        64,
+        255,
+    ]  # 64 ** 2 / 255 = 16.06, 128 ** 2 / 255 = 64.25
+    assert tone_curve(0.5)[[0, 64, 128, 255]].tolist() == [0, 128, 181, 255]  # sqrt(255 v): 127.7, 180.7
+    assert tone_curve(1.0).tolist() == list(range(256))
+    assert tone_curve(1.0, gain=0.3)[[10, 200]].tolist() == [3, 60]
+
+
+def test_tone_is_applied_to_each_channel_of_frames_and_not_to_flow(tmp_path):
+    frames = moving_texture(2, 16, 16)
+    lit = _read(tmp_path, frames, View(0, 0, 16, flip=True, tone=tone_curve(2.0)), 16)
+    plain = _read(tmp_path, frames, View(0, 0, 16, flip=True), 16)
+    assert np.array_equal(lit, np.rint(255 * (plain / 255) ** 2).astype(np.uint8))
+    codes = [frame[..., :2] for frame in frames]
+    view = View(0, 0, 16, tone=tone_curve(2.0), noise=(3.0, 0))
+    assert np.array_equal(_read(tmp_path, codes, view, 16), _read(tmp_path, codes, View(0, 0, 16), 16))
+
+
+def test_gamma_is_drawn_evenly_on_both_sides_of_one():
+    rng = np.random.default_rng(0)
+    tones = [draw_view(4, 4, _augment(gamma=0.5), rng).tone for _ in range(2000)]
+    exponents = np.log(np.stack(tones)[:, 100] / 255) / np.log(100 / 255)
+    assert 1 / 1.5 - 0.01 <= exponents.min() < 0.69 and 1.46 < exponents.max() <= 1.5 + 0.01
+    # log-uniform: a quarter of the draws lies below 1.5 ** -0.5, half of them below 1
+    assert np.quantile(exponents, [0.25, 0.5, 0.75]) == pytest.approx(1.5 ** np.array([-0.5, 0, 0.5]), abs=0.03)
+
+
+def test_dark_views_come_as_often_as_asked_and_lose_light_and_gain_noise():
+    rng = np.random.default_rng(0)
+    views = [draw_view(4, 4, _augment(dark=0.25), rng) for _ in range(2000)]
+    dark = [view for view in views if view.noise is not None]
+    assert len(dark) == pytest.approx(500, abs=4 * np.sqrt(2000 * 0.25 * 0.75))
+    assert all(view.tone is None for view in views if view.noise is None)
+    gains = np.array([view.tone[200] / 200 for view in dark])
+    assert 0.29 < gains.min() < 0.32 and 0.98 < gains.max() <= 1
+    assert len({view.noise[1] for view in dark}) == len(dark)
+    deviations = np.array([view.noise[0] for view in dark])
+    assert np.allclose(deviations, 6 * (1 - gains), atol=0.02)
+
+
+def test_noise_has_the_deviation_it_says_and_stays_within_8_bits(tmp_path):
+    grey = np.full((3, 104, 104, 3), 60, np.uint8)
+    out = _read(tmp_path, grey, View(0, 0, 104, noise=(4.0, 1)), 100).astype(float)
+    assert out.mean() == pytest.approx(60, abs=0.1) and out[0].std() == pytest.approx(4, abs=0.1)
+    assert np.array_equal(out[0], out[2])
+    black = _read(tmp_path, grey * 0, View(0, 0, 104, noise=(4.0, 1)), 100)
+    assert black.max() < 30  # nothing wraps around
+    assert not np.array_equal(out, _read(tmp_path, grey, View(0, 0, 104, noise=(4.0, 2)), 100))
+
+
+def test_light_changes_nothing_else_that_is_drawn():
+    plain = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3)
+    lit = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3, gamma=0.5, dark=0.5)
+    for seed in range(20):
+        one, other = (draw_view(40, 30, augment, np.random.default_rng(seed)) for augment in (plain, lit))
+        assert (one.left, one.top, one.side, one.flip) == (other.left, other.top, other.side, other.flip)
+        assert np.array_equal(one.colour, other.colour)
+
+
+def _blocks(values):
+    """Codes [1, H, W, 2] of blocks of 8x8 alike, which JPEG keeps: x as given, y 128."""
+    x = np.kron(np.array(values), np.ones((8, 8)))
+    return np.stack([x, np.full_like(x, 128)], -1)[None].astype(np.uint8)
+
+
+def test_demeaning_makes_the_median_of_each_field_zero_motion(tmp_path):
+    codes = np.concatenate([_blocks([[90, 100, 110], [100, 140, 170]]), _blocks([[200, 100, 101], [102, 80, 90]])])
+    out = _read(tmp_path, codes, View(8, 0, 16), 16, demean=True, quality=100)
+    # Medians of six blocks, the lower of the middle two: 100 and 100.
+    assert np.array_equal(out[:, ::8, ::8, 0], [[[128, 138], [168, 198]], [[128, 129], [108, 118]]])
+    assert (out[..., 1] == 128).all()
+
+
+def test_demeaned_motion_beyond_the_codes_is_clipped(tmp_path):
+    codes = _blocks([[250, 250, 250], [250, 2, 255]])
+    out = _read(tmp_path, codes, View(8, 0, 16), 16, demean=True, quality=100)[0, ::8, ::8, 0]
+    assert out.tolist() == [[128, 128], [1, 133]]
+    codes = _blocks([[5, 5, 5], [5, 2, 255]])
+    assert _read(tmp_path, codes, View(8, 0, 16), 16, demean=True, quality=100)[0, 8, 8:, 0].max() == 255
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_demeaned_view_of_flow_is_the_same_under_any_motion_of_the_camera(tmp_path, flip):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(0, 0.05, (2, 48, 64, 2)), axis=2).astype(np.float32)
+    for name, camera in (("still", (0.0, 0.0)), ("pan", (2.0, -1.5))):
+        meta = {"modality": "flow"}
+        write_clip(tmp_path / name, [encode_flow(field + np.float32(camera), 8.0) for field in smooth], 98, meta)
+
+    def view(name, demean):
+        with ClipReader(tmp_path / name) as clip:
+            return read_view(clip, np.array([[0, 1]]), View(8, 0, 32, flip), 24, demean).astype(int)
+
+    assert np.abs(view("pan", True) - view("still", True)).max() <= 3  # JPEG and rounding
+    assert np.abs(view("pan", False) - view("still", False)).mean() > 20
+
+
+def test_the_median_is_that_of_the_whole_picture_not_of_the_crop(tmp_path):
+    field = np.zeros((32, 64, 2), np.float32)
+    field[:, :24] = 3.0  # somebody who fills the crop, but not the picture
+    write_clip(tmp_path / "a.zip", [encode_flow(field, 8.0)], 98, {"modality": "flow"})
+    with ClipReader(tmp_path / "a.zip") as clip:
+        out = read_view(clip, np.array([[0]]), View(0, 8, 16), 16, demean=True)
+    assert np.abs(decode_flow(out[:, 0], 8.0) - 3.0).max() < 0.2
+
+
+def test_reading_a_view_crops_where_it_says(tmp_path):
+    frames = moving_texture(3, height=64, width=96)
+    write_clip(tmp_path / "a.zip", frames, 98, {"modality": "rgb"})
+    with ClipReader(tmp_path / "a.zip") as clip:
+        out = read_view(clip, np.array([[0, 2]]), View(left=24, top=8, side=32), size=32)
+    assert out.shape == (1, 3, 2, 32, 32)
+    assert np.abs(out[0, :, 1].transpose(1, 2, 0).astype(int) - frames[2][8:40, 24:56]).mean() < 6
+
+
+def test_reduced_decoding_shows_the_same_picture(tmp_path):
+    """A crop of 64 read at 16 pixels is decoded at a quarter: it must look like the area average."""
+    frames = moving_texture(1, height=64, width=96)
+    write_clip(tmp_path / "a.zip", frames, 98, {"modality": "rgb"})
+    with ClipReader(tmp_path / "a.zip") as clip:
+        out = read_view(clip, np.array([[0]]), View(left=32, top=0, side=64), size=16)
+    average = frames[0][:, 32:].reshape(16, 4, 16, 4, 3).mean((1, 3))
+    assert np.abs(out[0, :, 0].transpose(1, 2, 0) - average).mean() < 4

@@ -1,0 +1,1 @@
+"""How work is done, never what comes out of it: caching, parallel processes. No stage depends on it."""

@@ -1,0 +1,435 @@
+"""TV-L1 flow of many pairs at once in PyTorch, on the CPU or a GPU; `__init__.py` says what is computed and why.
+
+A solve is four steps over whole levels: `resample`, `linearize`, `relax` and `median`. They stand here in plain tensor
+operations, as near to the formulas as they get; `tvl1_triton.py` has the same four as kernels for a GPU. All arithmetic
+is in 32 bit, but for the sums in `exposure`, which are in 64. A pair's flow does not depend on the batch around it.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twostream.flow import Solver
+from twostream.flow.tvl1 import Recipe, enlarge_taps, per_level, pyramid_sizes, shrink_taps, smoothing_taps
+
+Taps = tuple[Tensor, Tensor]
+"""A table of taps: int32 indices [n, t] into a side of an image and float32 weights [n, t] for its n new samples."""
+
+_PIECE_PX = {"cpu": 1 << 18, "cuda": 1 << 23}  # pixels solved at a time, each of which takes about 150 bytes
+_PIECE_PAIRS = 4096  # a CUDA grid has at most 65535 layers, and there is one for every plane of a pair
+_GRAPHS = 8
+_NETWORKS = {
+    3: ((0, 1), (1, 2), (0, 1)),
+    5: ((0, 1), (3, 4), (2, 4), (2, 3), (0, 3), (0, 2), (1, 4), (1, 3), (1, 2)),
+}
+
+
+class Rates(NamedTuple):
+    """Steps of the flow and the duals, the Huber norm's factor, and the data step's bound and factor."""
+
+    tau: float
+    sigma: float
+    shrinkage: float
+    limit: float
+    blend: float
+
+
+class Linear(NamedTuple):
+    """The linearized data term: gradient [B, 2, H, W], constant float32 [B, H, W], weight of smoothness [B, H, W]."""
+
+    gradient: Tensor
+    constant: Tensor
+    weight: Tensor
+
+
+class Light(NamedTuple):
+    """Gain and offset, both float32 [B], that fit the second images' grey levels to the first's."""
+
+    gain: Tensor
+    offset: Tensor
+
+
+class Steps(NamedTuple):
+    """The four steps that a solve is made of; see the functions of these names."""
+
+    resample: Callable[[Tensor, Taps, Taps], Tensor]
+    linearize: Callable[[Tensor, Tensor, Tensor, float, Light], Linear]
+    relax: Callable[[Tensor, Tensor, Linear, int, Rates], tuple[Tensor, Tensor]]
+    median: Callable[[Tensor, int], Tensor]
+
+
+class _Level(NamedTuple):
+    """A level's size, the taps of its rows and columns from the finer level, and those from it to the finer level."""
+
+    size: tuple[int, int]
+    shrink: tuple[Taps, Taps] | None
+    enlarge: tuple[Taps, Taps] | None
+
+
+class Tvl1Torch(Solver):
+    """TV-L1 batched over pairs of one size.
+
+    Args:
+        recipe: the parameters, as for the CPU's solver.
+        device: `cpu`, or `cuda` for the current GPU.
+        half: keep flow, duals and image gradients in 16 bit between iterations, which halves a GPU's traffic.
+        steps: None for the fastest that work on the device.
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: torch.device | str, half: bool = False, steps: Steps | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.device = torch.device(device)
+        self._dtype = torch.float16 if half else torch.float32
+        self._steps = steps or _fastest_steps(recipe, self.device, half)
+        self._plan = functools.lru_cache(4 * _GRAPHS)(self._new_plan)
+        self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
+        self._pool = None
+
+    @torch.inference_mode()
+    def prepare(self, image: np.ndarray) -> list[Tensor]:
+        """The pyramid of an image uint8 [H, W], finest level first: float32 [1, h, w] each, on the device."""
+        return self._pyramid(self._moved(image)[None], self._plan(*image.shape))
+
+    @torch.inference_mode()
+    def match(self, first: list[Tensor], second: list[Tensor]) -> np.ndarray:
+        """Flow float32 [H, W, 2] in pixels between two prepared images."""
+        return self._match(first, second, self._plan(*first[0].shape[1:]))[0].cpu().numpy()
+
+    @torch.inference_mode()
+    def match_batch(self, first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Tensor:
+        """Flow of many pairs: two uint8 [B, H, W], on any device, to float32 [B, H, W, 2] pixels on the solver's.
+
+        Large batches are solved in pieces, so that memory beyond the flow itself is bounded (about 1.3 GB on a GPU, and
+        0.1 GB a graph, unless one pair alone takes more). On a GPU a shape's second piece is recorded as a CUDA graph
+        and replayed from then on, for the eight shapes used last: give batches of few different shapes. One thread at a
+        time may use a solver.
+        """
+        count, height, width = first.shape
+        plan = self._plan(height, width)
+        most = min(max(1, _PIECE_PX[self.device.type] // (height * width)), _PIECE_PAIRS)
+        flow = torch.empty(count, height, width, 2, device=self.device)
+        for start in range(0, count, most):
+            piece = slice(start, start + most)
+            flow[piece] = self._solve_piece(self._moved(first[piece]), self._moved(second[piece]), plan)
+        return flow
+
+    def _moved(self, images: Tensor | np.ndarray) -> Tensor:
+        if isinstance(images, np.ndarray):  # copied, as torch takes neither mirrored arrays nor read-only ones
+            images = torch.from_numpy(np.array(images, order="C"))
+        return images.to(self.device)
+
+    def _new_plan(self, height: int, width: int) -> list[_Level]:
+        sizes = pyramid_sizes(height, width, self.recipe)
+        levels = [_Level(sizes[0], None, None)]
+        for fine, coarse in zip(sizes, sizes[1:], strict=False):
+            shrink, enlarge = (
+                tuple(self._table(*taps(side, other)) for side, other in zip(source, target, strict=True))
+                for taps, source, target in ((shrink_taps, fine, coarse), (enlarge_taps, coarse, fine))
+            )
+            levels.append(_Level(coarse, shrink, enlarge))
+        if self.recipe.presmooth > 0:
+            smooth = tuple(self._table(*_smoothing(side, self.recipe.presmooth)) for side in sizes[0])
+            levels[0] = _Level(sizes[0], smooth, None)
+        return levels
+
+    def _table(self, index: np.ndarray, weights: np.ndarray) -> Taps:
+        index, weights = np.ascontiguousarray(index, np.int32), np.ascontiguousarray(weights, np.float32)
+        return torch.tensor(index, device=self.device), torch.tensor(weights, device=self.device)
+
+    def _solve_piece(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
+        if self.device.type != "cuda" or self._steps is EAGER:
+            return self._solve(first, second, plan)
+        shape = tuple(first.shape)
+        known = shape in self._graphs
+        graph = self._graphs.pop(shape, None)
+        if known and graph is None:
+            if not any(self._graphs.values()):  # a pool dies with its last graph
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = _Graph(self._solve, shape, plan, self._pool)
+        self._graphs[shape] = graph
+        if len(self._graphs) > _GRAPHS:
+            self._graphs.popitem(last=False)
+        # The first time compiles the kernels, which must not happen while a graph is recorded.
+        return graph(first, second) if graph else self._solve(first, second, plan)
+
+    def _solve(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
+        return self._match(self._pyramid(first, plan), self._pyramid(second, plan), plan)
+
+    def _pyramid(self, images: Tensor, plan: list[_Level]) -> list[Tensor]:
+        images = images.float()
+        pyramid = []
+        for level in plan:
+            if level.shrink is not None:
+                images = self._steps.resample(images, *level.shrink)
+            pyramid.append(images)
+        return pyramid
+
+    def _match(self, first: list[Tensor], second: list[Tensor], plan: list[_Level]) -> Tensor:
+        recipe, steps = self.recipe, self._steps
+        rates = _rates(recipe)
+        edge = recipe.edge**-2 if recipe.edge else 0.0
+        count = len(first[0])
+        light = Light(torch.ones(count, device=self.device), torch.zeros(count, device=self.device))
+        height, width = plan[-1].size
+        flow = torch.zeros(count, 2, height, width, dtype=self._dtype, device=self.device)  # x, y
+        dual = torch.zeros(count, 4, height, width, dtype=self._dtype, device=self.device)  # of x by x, y; of y by x, y
+        for level in reversed(range(len(plan))):
+            if level + 1 < len(plan):
+                coarse, fine = plan[level + 1], plan[level]
+                flow[:, 0] *= fine.size[1] / coarse.size[1]
+                flow[:, 1] *= fine.size[0] / coarse.size[0]
+                flow, dual = (steps.resample(variable, *coarse.enlarge) for variable in (flow, dual))
+                dual[:, 0::2, :, -1] = 0  # there are no differences across the border
+                dual[:, 1::2, -1] = 0
+            warps, iterations = per_level(recipe.warps, level), per_level(recipe.iterations, level)
+            coarsest = level == len(plan) - 1
+            for warp in range(warps):
+                data = steps.linearize(first[level], second[level], flow, edge, light)
+                if recipe.exposure and warp == 0 and (coarsest or level or warps > 1):
+                    rounds, skip = 3 if coarsest else 1, 1 if level else 4
+                    light = exposure(first[level], flow, data, light, rounds, skip)
+                    if coarsest:
+                        data = steps.linearize(first[level], second[level], flow, edge, light)
+                flow, dual = steps.relax(flow, dual, data, iterations, rates)
+                if recipe.median > 1:
+                    flow = steps.median(flow, recipe.median)
+        return flow.permute(0, 2, 3, 1).float()
+
+
+def _smoothing(side: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    distance = np.arange(-2, 3)
+    index = (np.arange(side)[:, None] + distance).clip(0, side - 1)
+    return index, np.broadcast_to(smoothing_taps(sigma)[abs(distance)], index.shape)
+
+
+def _rates(recipe: Recipe) -> Rates:
+    sigma = 1 / (6 * recipe.tau)
+    reach = recipe.tau + recipe.theta
+    return Rates(recipe.tau, sigma, 1 / (1 + sigma * recipe.epsilon), reach * recipe.lambda_, recipe.tau / reach)
+
+
+class _Graph:
+    """One shape's solve, recorded as a CUDA graph.
+
+    Graphs share memory: a result is copied out before another graph can run.
+    """
+
+    def __init__(self, solve: Callable[..., Tensor], shape: tuple[int, ...], plan: list[_Level], pool: object) -> None:
+        self._plan = plan  # the graph reads its tables, which must live as long as it does
+        self._inputs = torch.zeros(2, *shape, dtype=torch.uint8, device="cuda")
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._flow = solve(*self._inputs, plan)
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        self._inputs[0].copy_(first)
+        self._inputs[1].copy_(second)
+        self._graph.replay()
+        return self._flow.clone()
+
+
+@functools.lru_cache(16)
+def _fastest_steps(recipe: Recipe, device: torch.device, half: bool) -> Steps:
+    """The Triton kernels on a GPU where they compile and agree with the plain steps; else these, with a warning."""
+    if device.type != "cuda":
+        return EAGER
+    noise = torch.randint(256, (2, 40, 56), generator=torch.Generator().manual_seed(0))
+    texture = (noise + noise.roll(1, 1) + noise.roll(1, 2) + noise.roll((1, 1), (1, 2))) // 4
+    images = texture.byte(), texture.roll(1, 2).byte()
+    try:
+        from twostream.flow.tvl1.triton import KERNELS
+
+        plain = Tvl1Torch(recipe, device, half, EAGER).match_batch(*images)
+        solver = Tvl1Torch(recipe, device, half, KERNELS)
+        for _ in range(2):  # the second time runs as a graph
+            apart = float((solver.match_batch(*images) - plain).abs().mean())
+            if not apart < 0.02:
+                raise ArithmeticError(f"they are {apart:.3g} px off")
+    except Exception as error:  # no compiler, no driver, a GPU too old: each has its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"tvl1: its GPU kernels do not work here ({reason}); slower ones are used", stacklevel=2)
+        return EAGER
+    return KERNELS
+
+
+def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Images [..., H, W] resampled by tables of taps, rows first, to [..., h, w] of the same type."""
+    mixed = images.float()
+    for dim, (index, weights) in ((-2, rows), (-1, columns)):
+        shape = (-1, 1) if dim == -2 else (-1,)
+        taps = zip(index.unbind(1), weights.unbind(1), strict=True)
+        mixed = sum(mixed.index_select(dim, tap) * weight.reshape(shape) for tap, weight in taps)
+    return mixed.to(images.dtype)
+
+
+def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: Light) -> Linear:
+    """The data term around a flow [B, 2, H, W], linearized as in IPOL 2013, eq. 8, for images float32 [B, H, W].
+
+    The second image and its derivatives are those of Catmull and Rom's cubic at the flow's end, the first image's
+    derivatives five-point differences; their mean is the gradient. Where the flow leaves the image, the data term is
+    off. `edge` is one over the squared gradient, in grey levels a pixel, across which smoothness counts for 0.7.
+    """
+    height, width = first.shape[1:]
+    u, v = flow.float().unbind(1)
+    to_x = u + torch.arange(width, device=flow.device)
+    to_y = v + torch.arange(height, device=flow.device)[:, None]
+    at_x, at_y = to_x.clamp(0, width - 1), to_y.clamp(0, height - 1)
+    inside = (to_x == at_x) & (to_y == at_y)
+    whole_x, whole_y = at_x.floor(), at_y.floor()
+
+    padded = _repeated(second, 2)
+    corner = (whole_y.long() + 1) * (width + 4) + whole_x.long() + 1  # of the 4 x 4 pixels around, in `padded`
+    padded = padded.flatten(1)
+    across, slope_across = _spline(at_x - whole_x), _spline_slope(at_x - whole_x)
+    down, slope_down = _spline(at_y - whole_y), _spline_slope(at_y - whole_y)
+    value = slope_x = slope_y = 0
+    for row in range(4):
+        start = corner + row * (width + 4)
+        pixels = [padded.gather(1, (start + column).flatten(1)).view_as(start) for column in range(4)]
+        line = sum(weight * pixel for weight, pixel in zip(across, pixels, strict=True))
+        slope = sum(weight * pixel for weight, pixel in zip(slope_across, pixels, strict=True))
+        value = value + down[row] * line
+        slope_x = slope_x + down[row] * slope
+        slope_y = slope_y + slope_down[row] * line
+
+    gain, offset = (factor[:, None, None] for factor in light)
+    value, slope_x, slope_y = gain * value + offset, gain * slope_x, gain * slope_y
+    near = _repeated(first, 2)
+    own_x, own_y = _five_point(near[:, 2:-2], -1), _five_point(near[..., 2:-2], -2)
+    gradient = torch.stack([own_x + slope_x, own_y + slope_y], 1) * (0.5 * inside[:, None])
+    gradient = gradient.to(flow.dtype)
+    # From the gradient as it is kept: what rounding takes from its product with the flow must not enter the residual.
+    constant = inside * (value - first) - (gradient.float() * flow.float()).sum(1)
+    weight = (1 + edge * (own_x.square() + own_y.square())).rsqrt().to(flow.dtype)
+    return Linear(gradient, constant, weight)
+
+
+def exposure(first: Tensor, flow: Tensor, data: Linear, light: Light, rounds: int, skip: int) -> Light:
+    """Gain and offset that fit the second images to the first, from the data term linearized with `light` so far.
+
+    They match mean and standard deviation of both images, in which a pixel counts by one over its residual, so that
+    what moves or appears hardly does.
+
+    Args:
+        rounds: how often the residuals are told anew.
+        skip: only every so manieth row is looked at.
+    """
+    gradient = data.gradient[:, :, ::skip].float()
+    change = data.constant[:, ::skip] + (gradient * flow[:, :, ::skip].float()).sum(1)
+    known = (gradient != 0).any(1) | (change != 0)
+    target = first[:, ::skip].double()
+    value = change + target
+    gain, offset = 1, 0
+    for _ in range(rounds):
+        weight = known / (1 + (gain * value + offset - target).abs())
+        weight = weight / (_total(weight) + 1e-9)
+        mean, mean_target = _total(weight * value), _total(weight * target)
+        variance, variance_target = _total(weight * value**2) - mean**2, _total(weight * target**2) - mean_target**2
+        gain = ((variance_target + 1) / (variance + 1)).sqrt()
+        offset = mean_target - gain * mean
+    gain, offset = gain.flatten(), offset.flatten()
+    return Light((gain * light.gain).float(), (gain * light.offset + offset).float())
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.sum((1, 2), keepdim=True)
+
+
+def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) -> tuple[Tensor, Tensor]:
+    """`count` iterations of Chambolle & Pock's algorithm 1 (2011, with theta = 1) from a flow and dual variables.
+
+    Args:
+        flow: [B, 2, H, W], x and y.
+        dual: [B, 4, H, W] of the flow's x by x and y, and of its y by x and y; zero across the right and lower border.
+    """
+    gradient, constant, weight = data.gradient.float(), data.constant, data.weight.float()[:, None]
+    inverse = 1 / (gradient.square().sum(1) + 1e-6)
+    ahead = flow
+    for _ in range(count):
+        slope = dual.float().unflatten(1, (2, 2))  # [B, of x or y, by x or y, H, W]
+        by_x, by_y = slope[:, :, 0].clone(), slope[:, :, 1].clone()
+        by_x[..., :-1] += rates.sigma * ahead.float().diff(dim=-1)
+        by_y[..., :-1, :] += rates.sigma * ahead.float().diff(dim=-2)
+        fit = (weight * (by_x.square() + by_y.square() + 1e-12).rsqrt()).clamp(max=rates.shrinkage)
+        slope = torch.stack([by_x * fit, by_y * fit], 2)
+        dual = slope.flatten(1, 2).to(flow.dtype)
+
+        pull = slope.sum(2)
+        pull[..., 1:] -= slope[:, :, 0, :, :-1]
+        pull[..., 1:, :] -= slope[:, :, 1, :-1]
+        moved = flow.float() + rates.tau * pull
+        residual = constant + (gradient * moved).sum(1)
+        step = rates.blend * (-residual * inverse).clamp(-rates.limit, rates.limit)
+        moved += gradient * step[:, None]
+        ahead = (2 * moved - flow.float()).to(flow.dtype)
+        flow = moved.to(flow.dtype)
+    return flow, dual
+
+
+def median(flow: Tensor, size: int) -> Tensor:
+    """Median over `size` x `size` pixels, 3 or 5, of [B, 2, H, W] with borders repeated.
+
+    Each pixel's square of neighbours is sorted along its rows and then along its columns. Then the median is that of
+    three: the largest just above the square's second diagonal, the median of that diagonal, the smallest just below it.
+    For every other value there are too many that cannot be smaller, or too many that cannot be larger.
+    """
+    height, width = flow.shape[-2:]
+    padded = _repeated(flow, size // 2)
+    lines = _sorted([padded[..., k : k + width] for k in range(size)])
+    square = [_sorted([line[..., k : k + height, :] for k in range(size)]) for line in lines]
+    low, middle, high = (
+        [square[i][total - i] for i in range(size) if 0 <= total - i < size] for total in (size - 2, size - 1, size)
+    )
+    largest, smallest = functools.reduce(torch.maximum, low), functools.reduce(torch.minimum, high)
+    return _sorted([largest, _sorted(middle)[size // 2], smallest])[1]
+
+
+EAGER = Steps(resample, linearize, relax, median)
+
+
+def _repeated(images: Tensor, margin: int) -> Tensor:
+    """[..., H, W] with its border pixels repeated `margin` times on all sides."""
+    for dim in (-2, -1):
+        side = images.shape[dim]
+        index = torch.arange(-margin, side + margin, device=images.device).clamp(0, side - 1)
+        images = images.index_select(dim, index)
+    return images
+
+
+def _five_point(image: Tensor, dim: int) -> Tensor:
+    """Derivative along a dimension, exact for cubics; two pixels fewer on both sides."""
+    before2, before, _, after, after2 = (image.narrow(dim, k, image.shape[dim] - 4) for k in range(5))
+    return (8 * (after - before) - (after2 - before2)) / 12
+
+
+def _spline(a: Tensor) -> tuple[Tensor, ...]:
+    """Weights of four pixels in a row at a place `a` behind the second (Catmull & Rom 1974)."""
+    return (
+        ((1 - 0.5 * a) * a - 0.5) * a,
+        (1.5 * a - 2.5) * a * a + 1,
+        ((2 - 1.5 * a) * a + 0.5) * a,
+        (0.5 * a - 0.5) * a * a,
+    )
+
+
+def _spline_slope(a: Tensor) -> tuple[Tensor, ...]:
+    """Those weights' derivatives."""
+    return (2 - 1.5 * a) * a - 0.5, (4.5 * a - 5) * a, (4 - 4.5 * a) * a + 0.5, (1.5 * a - 1) * a
+
+
+def _sorted(values: list[Tensor]) -> list[Tensor]:
+    """Tensors of one shape, sorted element by element."""
+    values = list(values)
+    for i, j in _NETWORKS[len(values)]:
+        values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+    return values

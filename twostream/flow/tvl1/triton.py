@@ -1,0 +1,425 @@
+"""The four steps of TV-L1 flow as Triton kernels for a GPU; `tvl1_torch.py` has the same in plain tensor operations.
+
+Rows of every result start at a multiple of `_ALIGNED` elements, so that whole rows are loaded and stored in wide
+accesses. What lies between the rows is never read as part of an image.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twostream.flow.tvl1.torch import Light, Linear, Rates, Steps, Taps
+
+_ALIGNED = 16
+_OPTIONS = {"TILE_Y": 8, "TILE_X": 32, "num_warps": 4, "enable_fp_fusion": True}
+
+
+def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    images = images if images.stride(-1) == 1 else images.contiguous()
+    height, width = len(rows[0]), len(columns[0])
+    result = _like(images, (*images.shape[:-2], height, width))
+    _resample[_grid(result)](
+        images,
+        images.stride(-2),
+        images.stride(-3),
+        *rows,
+        *columns,
+        result,
+        height,
+        width,
+        result.stride(-2),
+        TAPS_Y=rows[0].shape[1],
+        TAPS_X=columns[0].shape[1],
+        **_OPTIONS,
+    )
+    return result
+
+
+def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: Light) -> Linear:
+    flow = _aligned(flow)
+    count, _, height, width = flow.shape
+    gradient = _like(flow, flow.shape)
+    constant = _like(first, first.shape)
+    weight = _like(flow, first.shape)
+    _linearize[_grid(first)](
+        first,
+        second,
+        first.stride(-2),
+        flow,
+        *light,
+        gradient,
+        constant,
+        weight,
+        height,
+        width,
+        flow.stride(-2),
+        edge,
+        **_OPTIONS,
+    )
+    return Linear(gradient, constant, weight)
+
+
+def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) -> tuple[Tensor, Tensor]:
+    flow, dual, data = _aligned(flow), _aligned(dual), Linear(*map(_aligned, data))
+    height, width = flow.shape[-2:]
+    # Neighbours read what an iteration starts from, so it writes elsewhere; two places take turns.
+    places = [(_like(flow, flow.shape), _like(flow, flow.shape), _like(dual, dual.shape)) for _ in range(2)]
+    old = flow, flow, dual
+    for iteration in range(count):
+        new = places[iteration % 2]
+        _relax[_grid(data.constant)](*old, *data, *new, height, width, flow.stride(-2), *rates, **_OPTIONS)
+        old = new
+    flow, _, dual = old
+    return flow, dual
+
+
+def median(flow: Tensor, size: int) -> Tensor:
+    flow = _aligned(flow)
+    height, width = flow.shape[-2:]
+    result = _like(flow, flow.shape)
+    kernel = {3: _median3, 5: _median5}[size]
+    kernel[_grid(flow)](flow, result, height, width, flow.stride(-2), **_OPTIONS)
+    return result
+
+
+KERNELS = Steps(resample, linearize, relax, median)
+
+
+def _grid(images: Tensor) -> tuple[int, int, int]:
+    """Tiles that cover the rows as they are stored, and a layer of them for each image."""
+    *count, height, _ = images.shape
+    width = images.stride(-2)
+    return triton.cdiv(width, _OPTIONS["TILE_X"]), triton.cdiv(height, _OPTIONS["TILE_Y"]), torch.Size(count).numel()
+
+
+def _like(model: Tensor, shape: tuple[int, ...], device: str | None = None) -> Tensor:
+    apart = triton.cdiv(shape[-1], _ALIGNED) * _ALIGNED
+    return torch.empty(*shape[:-1], apart, dtype=model.dtype, device=device or model.device)[..., : shape[-1]]
+
+
+def _aligned(variable: Tensor) -> Tensor:
+    """The variable itself if it is stored as `_like` does, else a copy that is."""
+    if variable.stride() == _like(variable, variable.shape, device="meta").stride():
+        return variable
+    return _like(variable, variable.shape).copy_(variable)
+
+
+@triton.jit
+def _pixels(TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    x = tl.program_id(0) * TILE_X + tl.arange(0, TILE_X)
+    y = tl.program_id(1) * TILE_Y + tl.arange(0, TILE_Y)
+    return y[:, None], x[None, :]
+
+
+@triton.jit
+def _resample(
+    source,
+    source_pitch,
+    source_layer,
+    rows,
+    row_weights,
+    columns,
+    column_weights,
+    result,
+    height,
+    width,
+    pitch,
+    TAPS_Y: tl.constexpr,
+    TAPS_X: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2)
+    source += layer * source_layer
+    inside = (y < height) & (x < width)
+    total = tl.zeros((TILE_Y, TILE_X), tl.float32)
+    for column in tl.static_range(TAPS_X):
+        from_x = tl.load(columns + x * TAPS_X + column, mask=x < width, other=0)
+        line = tl.zeros((TILE_Y, TILE_X), tl.float32)
+        for row in tl.static_range(TAPS_Y):
+            from_y = tl.load(rows + y * TAPS_Y + row, mask=y < height, other=0)
+            part = tl.load(row_weights + y * TAPS_Y + row, mask=y < height, other=0.0)
+            line += part * tl.load(source + from_y * source_pitch + from_x, mask=inside, other=0.0).to(tl.float32)
+        total += tl.load(column_weights + x * TAPS_X + column, mask=x < width, other=0.0) * line
+    tl.store(result + layer * height * pitch + y * pitch + x, total, mask=inside)
+
+
+@triton.jit
+def _spline(a, TAP: tl.constexpr):
+    if TAP == 0:
+        weight = ((1.0 - 0.5 * a) * a - 0.5) * a
+    elif TAP == 1:
+        weight = (1.5 * a - 2.5) * a * a + 1.0
+    elif TAP == 2:
+        weight = ((2.0 - 1.5 * a) * a + 0.5) * a
+    else:
+        weight = (0.5 * a - 0.5) * a * a
+    return weight
+
+
+@triton.jit
+def _spline_slope(a, TAP: tl.constexpr):
+    if TAP == 0:
+        weight = (2.0 - 1.5 * a) * a - 0.5
+    elif TAP == 1:
+        weight = (4.5 * a - 5.0) * a
+    elif TAP == 2:
+        weight = (4.0 - 4.5 * a) * a + 0.5
+    else:
+        weight = (1.5 * a - 1.0) * a
+    return weight
+
+
+@triton.jit
+def _pixel(image, y, x, height, width, pitch, inside):
+    """Values at any place, those beyond the border being the border's."""
+    y = tl.minimum(tl.maximum(y, 0), height - 1)
+    x = tl.minimum(tl.maximum(x, 0), width - 1)
+    return tl.load(image + y * pitch + x, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _linearize(
+    first,
+    second,
+    image_pitch,
+    flow,
+    gains,
+    offsets,
+    gradient,
+    constant,
+    weight,
+    height,
+    width,
+    pitch,
+    edge,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2)
+    plane = height * pitch
+    first += layer * height * image_pitch
+    second += layer * height * image_pitch
+    flow += layer * 2 * plane
+    gradient += layer * 2 * plane
+    inside = (y < height) & (x < width)
+    at = y * pitch + x
+    u = tl.load(flow + at, mask=inside, other=0.0).to(tl.float32)
+    v = tl.load(flow + plane + at, mask=inside, other=0.0).to(tl.float32)
+
+    to_x, to_y = x + u, y + v
+    at_x = tl.minimum(tl.maximum(to_x, 0.0), width - 1.0)
+    at_y = tl.minimum(tl.maximum(to_y, 0.0), height - 1.0)
+    seen = (to_x == at_x) & (to_y == at_y)
+    whole_x, whole_y = tl.floor(at_x), tl.floor(at_y)
+    a, b = at_x - whole_x, at_y - whole_y
+    from_x, from_y = whole_x.to(tl.int32) - 1, whole_y.to(tl.int32) - 1
+    value = tl.zeros((TILE_Y, TILE_X), tl.float32)
+    slope_x = tl.zeros((TILE_Y, TILE_X), tl.float32)
+    slope_y = tl.zeros((TILE_Y, TILE_X), tl.float32)
+    for row in tl.static_range(4):
+        line = tl.zeros((TILE_Y, TILE_X), tl.float32)
+        slope = tl.zeros((TILE_Y, TILE_X), tl.float32)
+        for column in tl.static_range(4):
+            pixel = _pixel(second, from_y + row, from_x + column, height, width, image_pitch, inside)
+            line += _spline(a, column) * pixel
+            slope += _spline_slope(a, column) * pixel
+        value += _spline(b, row) * line
+        slope_x += _spline(b, row) * slope
+        slope_y += _spline_slope(b, row) * line
+
+    gain, offset = tl.load(gains + layer), tl.load(offsets + layer)
+    here = _pixel(first, y, x, height, width, image_pitch, inside)
+    left2 = _pixel(first, y, x - 2, height, width, image_pitch, inside)
+    left = _pixel(first, y, x - 1, height, width, image_pitch, inside)
+    right = _pixel(first, y, x + 1, height, width, image_pitch, inside)
+    right2 = _pixel(first, y, x + 2, height, width, image_pitch, inside)
+    above2 = _pixel(first, y - 2, x, height, width, image_pitch, inside)
+    above = _pixel(first, y - 1, x, height, width, image_pitch, inside)
+    below = _pixel(first, y + 1, x, height, width, image_pitch, inside)
+    below2 = _pixel(first, y + 2, x, height, width, image_pitch, inside)
+    own_x = (8.0 * (right - left) - (right2 - left2)) * (1.0 / 12.0)
+    own_y = (8.0 * (below - above) - (below2 - above2)) * (1.0 / 12.0)
+    gx = tl.where(seen, 0.5 * (own_x + gain * slope_x), 0.0).to(gradient.dtype.element_ty)
+    gy = tl.where(seen, 0.5 * (own_y + gain * slope_y), 0.0).to(gradient.dtype.element_ty)
+    tl.store(gradient + at, gx, mask=inside)
+    tl.store(gradient + plane + at, gy, mask=inside)
+    # From the gradient as it is kept: what rounding takes from its product with the flow must not enter the residual.
+    kept = gx.to(tl.float32) * u + gy.to(tl.float32) * v
+    tl.store(constant + layer * plane + at, tl.where(seen, gain * value + offset - here, 0.0) - kept, mask=inside)
+    tl.store(weight + layer * plane + at, tl.rsqrt(1.0 + edge * (own_x * own_x + own_y * own_y)), mask=inside)
+
+
+@triton.jit
+def _dual(ahead, dual, weight, at, pitch, plane, stored, across, down, sigma, shrinkage):
+    """The dual variables by x and y of one of the flow's components after an iteration, at any pixels.
+
+    `across` and `down` tell where there is a pixel to the right and below; `stored`, where there is memory.
+    """
+    here = tl.load(ahead + at, mask=stored, other=0.0).to(tl.float32)
+    right = tl.load(ahead + at + 1, mask=stored & across, other=0.0).to(tl.float32)
+    below = tl.load(ahead + at + pitch, mask=stored & down, other=0.0).to(tl.float32)
+    by_x = tl.load(dual + at, mask=stored, other=0.0).to(tl.float32)
+    by_y = tl.load(dual + plane + at, mask=stored, other=0.0).to(tl.float32)
+    by_x += sigma * tl.where(across, right - here, 0.0)
+    by_y += sigma * tl.where(down, below - here, 0.0)
+    fit = tl.minimum(weight * tl.rsqrt(by_x * by_x + by_y * by_y + 1e-12), shrinkage)
+    return by_x * fit, by_y * fit
+
+
+@triton.jit
+def _relax(
+    flow,
+    ahead,
+    dual,
+    gradient,
+    constant,
+    weight,
+    new_flow,
+    new_ahead,
+    new_dual,
+    height,
+    width,
+    pitch,
+    tau,
+    sigma,
+    shrinkage,
+    limit,
+    blend,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    """One iteration. Each pixel computes its own dual variables and, once more, those it needs of its neighbours."""
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2)
+    plane = height * pitch
+    constant += layer * plane
+    weight += layer * plane
+    gradient += layer * 2 * plane
+    stored = (y < height) & (x < pitch)  # whole rows, padding too: so the compiler sees that it can use wide accesses
+    behind = stored & (x > 0)
+    beyond = stored & (y > 0)
+    across, down = x < width - 1, y < height - 1
+    at = y * pitch + x
+
+    own = tl.load(weight + at, mask=stored, other=0.0).to(tl.float32)
+    left = tl.load(weight + at - 1, mask=behind, other=0.0).to(tl.float32)
+    above = tl.load(weight + at - pitch, mask=beyond, other=0.0).to(tl.float32)
+    gx = tl.load(gradient + at, mask=stored, other=0.0).to(tl.float32)
+    gy = tl.load(gradient + plane + at, mask=stored, other=0.0).to(tl.float32)
+    residual = tl.load(constant + at, mask=stored, other=0.0)
+
+    u = tl.load(flow + layer * 2 * plane + at, mask=stored, other=0.0).to(tl.float32)
+    v = tl.load(flow + (layer * 2 + 1) * plane + at, mask=stored, other=0.0).to(tl.float32)
+    next_u, next_v = u, v
+    for component in tl.static_range(2):
+        a = ahead + (layer * 2 + component) * plane
+        d = dual + (layer * 4 + 2 * component) * plane
+        by_x, by_y = _dual(a, d, own, at, pitch, plane, stored, across, down, sigma, shrinkage)
+        left_x, _ = _dual(a, d, left, at - 1, pitch, plane, behind, x <= width - 1, down, sigma, shrinkage)
+        _, above_y = _dual(a, d, above, at - pitch, pitch, plane, beyond, across, y <= height - 1, sigma, shrinkage)
+        new_d = new_dual + (layer * 4 + 2 * component) * plane
+        tl.store(new_d + at, by_x, mask=stored)
+        tl.store(new_d + plane + at, by_y, mask=stored)
+        pull = by_x - tl.where(behind, left_x, 0.0) + by_y - tl.where(beyond, above_y, 0.0)
+        if component == 0:
+            next_u += tau * pull
+        else:
+            next_v += tau * pull
+
+    residual += gx * next_u + gy * next_v
+    step = -residual / (gx * gx + gy * gy + 1e-6)
+    step = blend * tl.minimum(tl.maximum(step, -limit), limit)
+    next_u += step * gx
+    next_v += step * gy
+    tl.store(new_flow + layer * 2 * plane + at, next_u, mask=stored)
+    tl.store(new_flow + (layer * 2 + 1) * plane + at, next_v, mask=stored)
+    tl.store(new_ahead + layer * 2 * plane + at, 2.0 * next_u - u, mask=stored)
+    tl.store(new_ahead + (layer * 2 + 1) * plane + at, 2.0 * next_v - v, mask=stored)
+
+
+@triton.jit
+def _sort3(a, b, c):
+    a, b = tl.minimum(a, b), tl.maximum(a, b)
+    b, c = tl.minimum(b, c), tl.maximum(b, c)
+    a, b = tl.minimum(a, b), tl.maximum(a, b)
+    return a, b, c
+
+
+@triton.jit
+def _sort5(a, b, c, d, e):
+    a, b = tl.minimum(a, b), tl.maximum(a, b)
+    d, e = tl.minimum(d, e), tl.maximum(d, e)
+    c, e = tl.minimum(c, e), tl.maximum(c, e)
+    c, d = tl.minimum(c, d), tl.maximum(c, d)
+    a, d = tl.minimum(a, d), tl.maximum(a, d)
+    a, c = tl.minimum(a, c), tl.maximum(a, c)
+    b, e = tl.minimum(b, e), tl.maximum(b, e)
+    b, d = tl.minimum(b, d), tl.maximum(b, d)
+    b, c = tl.minimum(b, c), tl.maximum(b, c)
+    return a, b, c, d, e
+
+
+@triton.jit
+def _line3(image, y, x, height, width, pitch, inside):
+    return _sort3(
+        _pixel(image, y, x - 1, height, width, pitch, inside),
+        _pixel(image, y, x, height, width, pitch, inside),
+        _pixel(image, y, x + 1, height, width, pitch, inside),
+    )
+
+
+@triton.jit
+def _line5(image, y, x, height, width, pitch, inside):
+    return _sort5(
+        _pixel(image, y, x - 2, height, width, pitch, inside),
+        _pixel(image, y, x - 1, height, width, pitch, inside),
+        _pixel(image, y, x, height, width, pitch, inside),
+        _pixel(image, y, x + 1, height, width, pitch, inside),
+        _pixel(image, y, x + 2, height, width, pitch, inside),
+    )
+
+
+@triton.jit
+def _median3(image, result, height, width, pitch, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2) * height * pitch
+    inside = (y < height) & (x < width)
+    a0, b0, c0 = _line3(image + layer, y - 1, x, height, width, pitch, inside)
+    a1, b1, c1 = _line3(image + layer, y, x, height, width, pitch, inside)
+    a2, b2, c2 = _line3(image + layer, y + 1, x, height, width, pitch, inside)
+    _, a1, a2 = _sort3(a0, a1, a2)
+    b0, b1, b2 = _sort3(b0, b1, b2)
+    c0, c1, _ = _sort3(c0, c1, c2)
+    low = tl.maximum(a1, b0)
+    high = tl.minimum(b2, c1)
+    _, middle, _ = _sort3(a2, b1, c0)
+    _, middle, _ = _sort3(low, middle, high)
+    tl.store(result + layer + y * pitch + x, middle, mask=inside)
+
+
+@triton.jit
+def _median5(image, result, height, width, pitch, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2) * height * pitch
+    inside = (y < height) & (x < width)
+    a0, b0, c0, d0, e0 = _line5(image + layer, y - 2, x, height, width, pitch, inside)
+    a1, b1, c1, d1, e1 = _line5(image + layer, y - 1, x, height, width, pitch, inside)
+    a2, b2, c2, d2, e2 = _line5(image + layer, y, x, height, width, pitch, inside)
+    a3, b3, c3, d3, e3 = _line5(image + layer, y + 1, x, height, width, pitch, inside)
+    a4, b4, c4, d4, e4 = _line5(image + layer, y + 2, x, height, width, pitch, inside)
+    _, _, _, a3, a4 = _sort5(a0, a1, a2, a3, a4)
+    _, _, b2, b3, b4 = _sort5(b0, b1, b2, b3, b4)
+    _, c1, c2, c3, _ = _sort5(c0, c1, c2, c3, c4)
+    d0, d1, d2, _, _ = _sort5(d0, d1, d2, d3, d4)
+    e0, e1, _, _, _ = _sort5(e0, e1, e2, e3, e4)
+    low = tl.maximum(tl.maximum(a3, b2), tl.maximum(c1, d0))
+    high = tl.minimum(tl.minimum(b4, c3), tl.minimum(d2, e1))
+    _, _, middle, _, _ = _sort5(a4, b3, c2, d1, e0)
+    _, middle, _ = _sort3(low, middle, high)
+    tl.store(result + layer + y * pitch + x, middle, mask=inside)

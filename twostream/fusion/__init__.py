@@ -1,0 +1,1 @@
+"""From the scores of several streams to fused scores and metrics."""

@@ -1,0 +1,1 @@
+"""Trained models on new videos: predict, annotate, export, serve."""
