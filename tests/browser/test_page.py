@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from helpers import moving_texture, write_audio, write_video
-from serve.standin import StandIn, serving
+from standin import StandIn, serving
 
 pytestmark = pytest.mark.browser
 

@@ -7,8 +7,7 @@ import time
 
 import pytest
 from helpers import moving_texture, write_video
-
-from serve.standin import StandIn, serving
+from standin import StandIn, serving
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 from helpers import moving_texture, write_audio, write_video
+from standin import StandIn
 
-from serve.standin import StandIn
 from twostream.errors import UserError
 from twostream.inference.serve.jobs import Cancelled, Job
 from twostream.inference.serve.prediction import describe, make_work, measure

@@ -19,7 +19,7 @@ PROGRAM = """
     import sys, threading
     from pathlib import Path
     import twostream.inference.predict
-    from serve.standin import StandIn
+    from standin import StandIn
     twostream.inference.predict.Predictor = lambda models, split: StandIn(gate=threading.Event())
     from twostream.inference.serve import serve
     serve(Path("models"), 1, "127.0.0.1", 0, 5, 60, True)
