@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, moving_texture, write_audio, write_video
-from test_predict import CLASSES, make_models
+from random_models import CLASSES, make_models
 
 from twostream.cli import main
 from twostream.inference.predict import Predictor

@@ -5,7 +5,7 @@ import av
 import numpy as np
 import pytest
 from helpers import moving_texture, write_video
-from test_predict import CLASSES, make_models
+from random_models import CLASSES, make_models
 
 from twostream.errors import UserError
 from twostream.inference import annotate as annotate_module

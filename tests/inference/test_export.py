@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers import moving_texture, write_video
-from test_predict import CLASSES, STREAMS, make_models
+from random_models import CLASSES, STREAMS, make_models
 
 from twostream.clipstore import ClipReader, write_clip
 from twostream.clipstore.extract import shrunk
