@@ -12,7 +12,7 @@ import pandas as pd
 
 from stages.common import run
 from twostream.clipstore import ClipReader
-from twostream.core.cache import digest_of
+from twostream.core.files import sha256_of
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.flow.encoding import decode_flow
 from twostream.params import Params
@@ -51,7 +51,7 @@ def report(params: Params) -> None:
         examples=examples,
         mistake_examples=[_strip(clip_id, params) for clip_id in dict.fromkeys(mistakes["clip_id"])],
         versions={"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
-        digests={"data/videos, readable clips": _videos_digest(clips)} | {path: digest_of(path) for path in listed},
+        digests={"data/videos, readable clips": _videos_digest(clips)} | {path: sha256_of(path) for path in listed},
     )
 
 

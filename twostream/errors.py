@@ -1,9 +1,15 @@
-"""The one exception that people are meant to read."""
+"""Errors for the user, and one line about any error."""
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message is one line that says what is wrong, where, and what to do.
+    """An error that the user can fix: one line that says what is wrong, in which file or key, and what to do.
 
-    Stages and the command line print the message alone and exit with code 2; anything else is a bug and keeps its
-    traceback.
+    Stages and the command line print the message without a traceback and exit with code 2. Any other exception is a
+    bug and keeps its traceback.
     """
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in one line: an OSError's words without its number, else the message's first line."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0]

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from twostream.core.cache import FileCache, code_digest, key_of, md5_of
+from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.files import md5_of
 
 
 def _cache(tmp_path: Path) -> FileCache:

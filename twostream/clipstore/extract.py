@@ -23,7 +23,8 @@ import pandas as pd
 import twostream
 from twostream import clipstore
 from twostream.clipstore import stored_size, write_clip
-from twostream.core.cache import FileCache, code_digest, digest_of, key_of
+from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.files import sha256_of
 from twostream.core.parallel import cores, unordered
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver, resolve_device
@@ -108,7 +109,7 @@ def extract(
 def _look_up(work: _Work, job: _Job) -> _Job:
     """The job with its video's digest, done if the cache has its clip."""
     try:
-        job = replace(job, digest=digest_of(job.video))
+        job = replace(job, digest=sha256_of(job.video))
     except OSError as error:
         return replace(job, error=error.strerror or type(error).__name__)
     return replace(job, done=work.cache.serve(work.key(job), job.target))
@@ -212,7 +213,7 @@ def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
         used = {key: value for key, value in used.items() if not isinstance(value, dict) or key == settings.method}
         used["device"] = device
         if settings.method == "raft" and os.path.isfile(settings.raft.weights):
-            used["weights"] = digest_of(settings.raft.weights)
+            used["weights"] = sha256_of(settings.raft.weights)
         if device == "cuda" or settings.method == "raft":
             libraries["torch"] = version("torch")
     return {"settings": used, "code": code_digest(*_code_files(settings)), "format": clipstore.FORMAT, **libraries}

@@ -9,8 +9,6 @@ file itself is served from DVC's object store once DVC has committed it; until t
 from __future__ import annotations
 
 import ast
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +16,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-_FICLONE = 0x40049409  # Linux: make a file share another's blocks, copied on write
+from twostream.core.files import atomic_path, md5_of, reflink
 
 
 class FileCache:
@@ -52,7 +50,8 @@ class FileCache:
             os.replace(beside, pending)
         finally:
             beside.unlink(missing_ok=True)
-        _write(self._entry(key), json.dumps({"md5": digest}))
+        with atomic_path(self._entry(key)) as entry:
+            entry.write_text(json.dumps({"md5": digest}))
         return True
 
     def serve(self, key: str, target: Path) -> bool:
@@ -94,45 +93,17 @@ class FileCache:
 
 def share(source: Path, target: Path) -> None:
     """Make `target` the same file as `source` at the least cost: reflink, else hard link, else copy. Appears whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{os.getpid()}.share")
-    beside.unlink(missing_ok=True)
-    try:
-        if not reflink(source, beside):
+    with atomic_path(target) as temporary:
+        if not reflink(source, temporary):
             try:
-                os.link(source, beside)
+                os.link(source, temporary)
             except OSError:
-                shutil.copyfile(source, beside)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def reflink(source: Path, target: Path) -> bool:
-    """Clone a file block for block where the file system can (Btrfs, XFS); False, and no file, where it cannot."""
-    try:
-        with open(source, "rb") as old, open(target, "wb") as new:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        return True
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        return False
+                shutil.copyfile(source, temporary)
 
 
 def key_of(**parts: object) -> str:
     """The SHA-256 of what a file is made of, as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def md5_of(path: str | Path) -> str:
-    """MD5 of a file's content, the name that DVC's object store gives it."""
-    return _hash(path, hashlib.md5(usedforsecurity=False))
-
-
-def digest_of(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    return _hash(path, hashlib.sha256())
 
 
 def code_digest(*files: str | Path) -> str:
@@ -175,20 +146,6 @@ class _WithoutWords(ast.NodeTransformer):
         if isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
         return node
-
-
-def _hash(path: str | Path, digest: hashlib._Hash) -> str:
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from twostream.core.files import sha256_of
 from twostream.errors import UserError
 from twostream.networks.backbone2d import build_timm, timm_config
 from twostream.networks.names import IMAGE, INFLATED, TIMM, VIDEO
@@ -73,15 +73,6 @@ def weights_source(name: str, weights: str) -> dict[str, str | None]:
     published = find_published(name, weights)
     file = published.file() if published else Path(weights)
     return {"weights": weights, "sha256": sha256_of(file) if file else None}
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import twostream
 from twostream.clipstore import ClipReader
 from twostream.core.allocator import keep_freed_memory
-from twostream.core.cache import FileCache, code_digest, digest_of, key_of
+from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.files import sha256_of
 from twostream.errors import UserError
 from twostream.networks.pretrained import weights_source
 from twostream.networks.registry import create_model
@@ -422,7 +423,7 @@ def _key(task: Task, precision: str) -> str:
         cuda=torch.cuda.is_available(),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
-        weights=digest_of(weights) if os.path.isfile(weights) else weights,
+        weights=sha256_of(weights) if os.path.isfile(weights) else weights,
         code=code_digest(*(package / file for file in files)),
         train=[_fingerprint(example) for example in task.train],
         val=[_fingerprint(example) for example in task.val],

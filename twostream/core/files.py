@@ -1,0 +1,74 @@
+"""Files: write them whole, copy them cheaply, name their content, and lock them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+_FICLONE = 0x40049409  # _IOW(0x94, 9, int) of linux/fs.h: share another file's blocks, copied when either is written
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+
+    Readers see the old file or the new one, never half of one. The folder is created; after an error, the temporary
+    file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reflink(source: Path, target: Path) -> bool:
+    """Create `target` as a copy-on-write clone of `source`; return False, without a file, where that is impossible.
+
+    Btrfs and XFS can, within one file system.
+
+    Raises:
+        OSError: `source` cannot be opened.
+        FileExistsError: `target` exists.
+    """
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            return True
+        except OSError:
+            target.unlink()
+            return False
+
+
+def md5_of(path: str | Path) -> str:
+    """Return the hexadecimal MD5 of a file's content, the name that DVC's object store gives it."""
+    return _hexdigest(path, hashlib.md5(usedforsecurity=False))
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content."""
+    return _hexdigest(path, hashlib.sha256())
+
+
+def _hexdigest(path: str | Path, digest: hashlib._Hash) -> str:
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a lock file, waiting for other processes; the lock ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
