@@ -1,5 +1,12 @@
 """Errors for the user, and one line about any error."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class UserError(Exception):
     """An error that the user can fix: one line that says what is wrong, in which file or key, and what to do.
@@ -7,6 +14,15 @@ class UserError(Exception):
     Stages and the command line print the message without a traceback and exit with code 2. Any other exception is a
     bug and keeps its traceback.
     """
+
+
+def validation_reason(error: ValidationError) -> str:
+    """Return the first problem of a pydantic error in one line, `key: message`, and how many more there are."""
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{key}: {message}{more}" if key else f"{message}{more}"
 
 
 def reason(error: BaseException) -> str:

@@ -195,3 +195,11 @@ def _frames_by_time(frames: int, last: int | None, stream: av.VideoStream, conta
 
 def _words(error: av.error.FFmpegError) -> str:
     return error.strerror or type(error).__name__
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a uint8 image [H, W] or [H, W, 3] at `size` (width, height): area averaging to shrink, linear to enlarge."""
+    if image.shape[1::-1] == size:
+        return image
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from twostream.flow.color import color_wheel, flow_to_color
+from twostream.flow.color import color_wheel, flow_to_color, full_colour_px
 
 
 def colour_of(x: float, y: float, max_px: float = 1.0) -> list[int]:
@@ -79,3 +79,10 @@ def test_the_wheel_shows_each_direction_where_it_points():
     assert right[0] == 255 and right[1] < 20 and right[2] < 20
     assert bottom[0] == 255 and bottom[1] > 200 and bottom[2] < 20
     assert wheel[0, 0].tolist() == [255, 255, 255]
+
+
+def test_full_colour_is_the_99th_percentile_of_speed_and_never_below_half_a_pixel():
+    flow_px = np.zeros((10, 10, 2))
+    assert full_colour_px(flow_px) == 0.5
+    flow_px[..., 0] = np.arange(100).reshape(10, 10)
+    assert full_colour_px(flow_px) == np.percentile(np.arange(100), 99)

@@ -31,7 +31,7 @@ from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
 from twostream.flow.gpu_server import FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
-from twostream.video import VideoError, read_frames
+from twostream.video import VideoError, read_frames, resize
 
 Modality = Literal["rgb", "flow"]
 
@@ -188,10 +188,7 @@ def shrunk(images: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray
     for image in images:
         if size is None:  # a stream may change its picture size on the way; the clip keeps its first
             size = stored_size(image.shape[1], image.shape[0], short_side)
-        if image.shape[1::-1] != size:
-            shrinks = size[0] < image.shape[1]
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        yield image
+        yield resize(image, size)
 
 
 def spread(images: Iterable[np.ndarray], count: int, wanted: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+LEAST_FULL_COLOUR_PX = 0.5  # below it, noise would be enlarged into bright colour
 UNKNOWN_PX = 1e9  # the Middlebury files mark a pixel of unknown motion by anything above
 
 
@@ -44,6 +45,16 @@ def flow_to_color(flow_px: np.ndarray, max_px: float) -> np.ndarray:
     within = speed <= 1 + 1e-5
     colour = np.where(within, 1 - np.minimum(speed, 1) * (1 - hue), hue * np.float32(0.75))
     return np.where(known[..., None], np.floor(255 * colour), 0).astype(np.uint8)
+
+
+def full_colour_px(flow_px: np.ndarray) -> float:
+    """Return the speed in pixels at which a picture of this flow reaches full colour: its 99th percentile, at least 0.5.
+
+    Args:
+        flow_px: float [..., 2] in pixels; without any vector, the result is 0.5.
+    """
+    speed = np.linalg.norm(flow_px, axis=-1)
+    return max(float(np.percentile(speed, 99)), LEAST_FULL_COLOUR_PX) if speed.size else LEAST_FULL_COLOUR_PX
 
 
 def color_wheel(size: int) -> np.ndarray:

@@ -13,7 +13,8 @@ VIDEO = (
 TIMM = "timm/"
 INFLATED = "inflated/"
 KNOWN = (*VOLUME, *IMAGE, *VIDEO, *(INFLATED + name for name in IMAGE))
-MODALITIES = ("rgb", "flow")
+CHANNELS = {"rgb": 3, "flow": 2}  # of a stored frame; flow is x and y
+MODALITIES = tuple(CHANNELS)
 
 
 def check_model_name(name: str, modality: str) -> None:

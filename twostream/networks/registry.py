@@ -14,12 +14,11 @@ from twostream.networks.backbone2d import StackedFrames, build_resnet, build_tim
 from twostream.networks.cnn3d import CNN3Dv1, CNN3Dv2
 from twostream.networks.flow3d import Flow3D
 from twostream.networks.inflate import inflate
-from twostream.networks.names import IMAGE, INFLATED, KNOWN, MODALITIES, TIMM, VIDEO, check_model_name
+from twostream.networks.names import CHANNELS, IMAGE, INFLATED, KNOWN, MODALITIES, TIMM, VIDEO, check_model_name
 from twostream.networks.pretrained import find_published
 from twostream.networks.torchvision_video import build_video
 from twostream.networks.weights import load_weights, read_weights
 
-CHANNELS = {"rgb": 3, "flow": 2}
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 KINETICS = ([0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989])
 HALF = ([0.45] * 3, [0.225] * 3)
