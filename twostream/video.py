@@ -198,7 +198,7 @@ def _words(error: av.error.FFmpegError) -> str:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a uint8 image [H, W] or [H, W, 3] at `size` (width, height): area averaging to shrink, linear to enlarge."""
+    """Return a uint8 image [H, W] or [H, W, 3] at `size` (width, height), by area to shrink, linearly to enlarge."""
     if image.shape[1::-1] == size:
         return image
     shrinks = size[0] < image.shape[1]

@@ -48,7 +48,7 @@ def flow_to_color(flow_px: np.ndarray, max_px: float) -> np.ndarray:
 
 
 def full_colour_px(flow_px: np.ndarray) -> float:
-    """Return the speed in pixels at which a picture of this flow reaches full colour: its 99th percentile, at least 0.5.
+    """Return the speed in pixels that a picture of this flow shows in full colour: the 99th percentile, at least 0.5.
 
     Args:
         flow_px: float [..., 2] in pixels; without any vector, the result is 0.5.
