@@ -1,4 +1,4 @@
-"""Work spread over processes, with a progress bar, by joblib: local processes, or Dask, Ray or Spark as its backend."""
+"""Spread work over the processes of this machine, with a progress bar."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from twostream.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh", "busybox")
 
@@ -18,15 +21,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def unordered(
-    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str, unit: str = "clip"
-) -> Iterator[Result]:
-    """Yield `work(item)` for all items as they finish, with a bar of rate and time left.
+def unordered(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str) -> Iterator[Result]:
+    """Yield `work(item)` for all items in the order in which they finish, with a progress bar of clips.
 
     Args:
         work: a picklable function; an exception in it ends the whole run.
-        items: start with the largest, so that no worker is left alone at the end.
-        workers: processes; 0 means one a core.
+        items: start with the largest, so that the last ones end at about the same time.
+        workers: number of processes; 0: one per core.
         what: name of the bar.
 
     Raises:
@@ -34,15 +35,13 @@ def unordered(
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
-    from tqdm import tqdm
 
     workers = min(workers or cores(), max(1, len(items)))
-    # In a log file every refresh is a line.
-    with tqdm(total=len(items), desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 10) as bar:
+    with progress(len(items), what, "clip") as bar:
         if workers == 1:
             results = map(work, items)
         else:
-            jobs = (delayed(_in_worker)(work, item, os.getpid()) for item in items)
+            jobs = (delayed(_in_worker)(work, item) for item in items)
             results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(jobs)
         try:
             for result in results:
@@ -50,23 +49,39 @@ def unordered(
                 yield result
         except TerminatedWorkerError:
             raise UserError(
-                f"{what}: a worker process was killed, mostly for lack of memory; lower runtime.workers and run again: "
-                "what is finished is kept"
+                f"{what}: a worker process was killed, usually because memory ran out; lower runtime.workers and run "
+                "again: finished work is kept"
             ) from None
 
 
+def progress(total: int, what: str, unit: str) -> tqdm:
+    """Return a progress bar that suits a terminal and, with a line every 10 s at most, a log file."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 10)
+
+
 def cores() -> int:
-    """Cores that this process may use, which in a container or a batch job can be fewer than the machine has."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+    """Return the number of cores that this process may use; in a container or a batch job it can be less than all."""
+    return len(os.sched_getaffinity(0))
+
+
+_watching = False  # in a worker: whether its thread that watches the parent runs
+
+
+def _in_worker(work: Callable[[Item], Result], item: Item) -> Result:
+    global _watching
+    if not _watching:
+        exit_with_parent()
+        _watching = True
+    return work(item)
 
 
 def exit_with_parent() -> None:
-    """End this process soon after the one that started it is gone, so that a killed run leaves nobody who still writes.
+    """End this process soon after its parent has ended, so that no process of a killed run goes on writing.
 
-    A shell in between (DVC runs a stage's command through one) is looked through: it would outlive its own parent.
+    DVC runs a stage's command through a shell, which outlives a killed DVC. Where the parent is a shell, its own parent
+    is therefore watched too.
     """
     import psutil
 
@@ -82,14 +97,3 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
-
-
-_watching = False
-
-
-def _in_worker(work: Callable[[Item], Result], item: Item, main: int) -> Result:
-    global _watching
-    if not _watching and os.getppid() == main:  # not so on other backends than local processes
-        exit_with_parent()
-        _watching = True
-    return work(item)
