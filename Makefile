@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo test test-fast lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,13 +13,14 @@ demo: .venv/installed
 test: .venv/installed lint
 	python -m pytest
 
-# In a real browser, and skipped with a reason where there is no Chromium or Chrome; `test` runs them too.
-test-browser: .venv/installed
-	python -m pytest -rs tests/browser
+# For the inner loop: without the tests that are marked slow.
+test-fast: .venv/installed
+	python -m pytest -m "not slow"
 
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+	mypy
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] else "Python 3.10 or newer is needed: make PYTHON=python3.12")'
@@ -28,4 +29,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
