@@ -92,7 +92,7 @@ def test_rar_without_a_program_that_reads_it_is_a_problem_only_where_there_is_ra
     values["dataset"].update(name="folder", source="clips")
     (check,) = found(values, "unpackers")
     assert check.level == "problem" and "bsdtar" in check.said
-    monkeypatch.setattr(module.shutil, "which", lambda name: name if name == "unrar" else None)
+    monkeypatch.setattr(module.shutil, "which", lambda name: name if name == "bsdtar" else None)
     assert [check.level for check in found(values, "unpackers")] == ["ok"]
 
 

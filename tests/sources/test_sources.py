@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import hashlib
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 
+from twostream import sources
 from twostream.errors import UserError
-from twostream.sources import obtain, read_mirrors, workshop
-
-ROOT = Path(__file__).parents[2]
+from twostream.sources import obtain, read_mirrors, scratch_folder
 
 
 def names(roots: list[Path]) -> list[str]:
@@ -35,25 +31,8 @@ def mirrors(path: Path, *sources: dict) -> str:
     return str(path)
 
 
-@pytest.fixture
-def served(tmp_path):
-    """A folder behind an HTTP server; yields (folder, address)."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def url(address: str, path: Path) -> dict:
-    return {"url": f"{address}/{path.name}", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+def hub(*names: str) -> dict:
+    return {"huggingface": {"repo": "a/b", "revision": "a" * 40, "files": [{"name": name} for name in names]}}
 
 
 def test_a_folder_is_used_where_it_is(tmp_path):
@@ -81,39 +60,37 @@ def test_archives_in_a_folder_are_unpacked_beside_it_when_it_does_not_serve_with
         obtain(str(tmp_path / "data"), tmp_path / "scratch", names, archives_inside=False)
 
 
-def test_a_source_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="gone' is not there"):
+def test_a_source_that_does_not_exist_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="gone' does not exist"):
         obtain(str(tmp_path / "gone"), tmp_path / "scratch", names)
 
 
-def test_mirrors_are_tried_in_order_and_each_failure_is_told(tmp_path, served, capsys):
-    folder, address = served
-    good, other = archive(folder / "good.zip", "a.avi"), archive(folder / "other.zip", "b.txt")
-    (folder / "page.zip").write_text("<html>")
-    changed = {**url(address, good), "sha256": "0" * 64}
-    source = mirrors(
-        tmp_path / "m.yaml",
-        {"path": str(tmp_path / "gone")},
-        changed,
-        url(address, folder / "page.zip"),
-        url(address, other),
-        url(address, good),
-        {"path": "never reached"},
-    )
+def test_mirrors_are_tried_in_order_and_each_failure_is_reported(tmp_path, monkeypatch, capsys):
+    archive(tmp_path / "good.zip", "a.avi")
+    archive(tmp_path / "other.zip", "b.txt")
+    (tmp_path / "page.zip").write_text("<html>")
+
+    def download(repo: str, revision: str, name: str, *_: object) -> Path:
+        if not (tmp_path / name).exists():
+            raise UserError("404")
+        return tmp_path / name
+
+    monkeypatch.setattr(sources, "download", download)
+    tried = [hub("gone.zip"), hub("page.zip"), hub("other.zip"), hub("good.zip"), {"path": "never reached"}]
+    source = mirrors(tmp_path / "m.yaml", {"path": str(tmp_path / "gone")}, *tried)
     assert obtain(source, tmp_path / "scratch", names) == ["a.avi"]
-    said = capsys.readouterr().out.splitlines()
-    assert [next(w for w in ("not there", "SHA-256", "not a ZIP", "no videos") if w in line) for line in said] == [
-        "not there",
-        "SHA-256",
-        "not a ZIP",
-        "no videos",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    reasons = ["does not exist", "404", "not a ZIP", "no videos"]
+    assert len(lines) == 4 and all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
-def test_when_no_mirror_serves_one_line_lists_them_and_where_to_put_a_copy(tmp_path, served):
-    _, address = served
-    source = mirrors(tmp_path / "m.yaml", {"path": "downloads/x"}, {"url": f"{address}/gone.zip", "sha256": "0" * 64})
-    with pytest.raises(UserError, match="put a copy at downloads/x, .*downloads/x: .*gone.zip: .*404") as caught:
+def test_when_no_mirror_can_be_used_one_line_lists_them_and_where_to_put_a_copy(tmp_path, monkeypatch):
+    def download(*_: object) -> Path:
+        raise UserError("404")
+
+    monkeypatch.setattr(sources, "download", download)
+    source = mirrors(tmp_path / "m.yaml", {"path": "downloads/x"}, hub("gone.zip"))
+    with pytest.raises(UserError, match="put a copy at downloads/x, .*downloads/x: .*a/b: 404") as caught:
         obtain(source, tmp_path / "scratch", names)
     assert "\n" not in str(caught.value)
 
@@ -123,9 +100,8 @@ def test_when_no_mirror_serves_one_line_lists_them_and_where_to_put_a_copy(tmp_p
     [
         ("videos: []", "videos"),
         ("pictures: []", "pictures|videos"),
-        ("videos: [{path: a, url: 'http://x'}]", "exactly one of"),
-        ("videos: [{url: 'http://x/y.zip'}]", "needs its sha256"),
-        ("videos: [{url: 'file:///etc/passwd', sha256: " + "0" * 64 + "}]", "videos.0.url"),
+        ("videos: [{}]", "videos.0: a source has exactly one of"),
+        ("videos: [{url: 'http://x/y.zip'}]", "videos.0.url"),
         ("videos: [{huggingface: {repo: a/b, revision: main, files: [{name: x}]}}]", "revision"),
         ("videos: [", "not valid YAML"),
     ],
@@ -145,9 +121,9 @@ def test_the_mirror_lists_of_the_profiles_are_valid_and_begin_with_a_local_copy(
 
 
 def test_scratch_is_emptied_after_success_and_kept_after_a_failure(tmp_path):
-    with pytest.raises(KeyError), workshop(tmp_path / "s") as scratch:
-        (scratch / "half").touch()
+    with pytest.raises(KeyError), scratch_folder(tmp_path / "s"):
+        (tmp_path / "s" / "half").touch()
         raise KeyError
-    with workshop(tmp_path / "s") as scratch:
-        assert (scratch / "half").exists()
+    with scratch_folder(tmp_path / "s"):
+        assert (tmp_path / "s" / "half").exists()
     assert not (tmp_path / "s").exists()

@@ -18,7 +18,7 @@ from twostream.datasets.grouping import groups_by_name, groups_by_pattern
 from twostream.datasets.splits import assign_splits, check_groups, straddling_groups
 from twostream.datasets.tables import SUBSETS
 from twostream.errors import UserError
-from twostream.sources import obtain, workshop
+from twostream.sources import obtain, scratch_folder
 from twostream.sources.walk import copy_file, new_folder, readable_text, safe_name, walk_files
 
 TABLE = "split.csv"
@@ -68,7 +68,7 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
         UserError: one line: no clips, clips that lie too deep, a table with a bad row (its line number), a copy that
             fails.
     """
-    with workshop(scratch):
+    with scratch_folder(scratch):
         tree = obtain(dataset.source, scratch, lambda roots: _survey(roots[0], dataset.source), archives_inside=False)
         table = _find_table(dataset.table, tree)
         clips = _read_table(table, tree) if table else _clips_of(tree)

@@ -16,7 +16,7 @@ from twostream import params
 from twostream.datasets import Description, clip_ids, is_video
 from twostream.datasets.splits import straddling_groups
 from twostream.errors import UserError
-from twostream.sources import is_mirror_list, obtain, read_mirrors, workshop
+from twostream.sources import is_mirror_list, obtain, read_mirrors, scratch_folder
 from twostream.sources.walk import copy_file, new_folder, walk_files
 
 
@@ -60,7 +60,7 @@ def fetch(official: Official, dataset: params.Dataset, videos: Path, annotations
         lists = separate_lists or find_lists(roots)
         return lists, _find_clips(official, official.read_lists(lists, dataset.allow_missing), roots, dataset)
 
-    with workshop(scratch):
+    with scratch_folder(scratch):
         separate = is_mirror_list(dataset.source) and read_mirrors(dataset.source).annotations
         separate_lists = obtain(dataset.source, scratch, find_lists, "annotations") if separate else None
         lists, clips = obtain(dataset.source, scratch, find_all)

@@ -1,72 +1,63 @@
-"""Turn `dataset.source` - a folder, an archive, or a list of mirrors - into folders of plain files."""
+"""Turn `dataset.source` (a folder, an archive or a list of mirrors) into folders of plain files."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from twostream.errors import UserError
+from twostream.core.files import locked
+from twostream.errors import UserError, reason, validation_reason
 from twostream.params import Section
 from twostream.sources.archives import is_archive, unpack
-from twostream.sources.http import download, download_from_hub
-from twostream.sources.walk import locked, remove_tree, walk_files
+from twostream.sources.huggingface import download
+from twostream.sources.walk import walk_files
 
 Found = TypeVar("Found")
 Accept = Callable[[list[Path]], Found]
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class HubFile(Section):
     name: str = Field(min_length=1)
     size: int | None = Field(default=None, ge=0)
-    sha256: Sha256 | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
 
 
 class Hub(Section):
     """Files of a Hugging Face data set at one commit."""
 
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{7,40}$")  # a commit: a branch or tag can change what it holds
+    revision: str = Field(pattern=r"^[0-9a-f]{7,40}$")  # a commit: the content of a branch or tag can change
     files: list[HubFile] = Field(min_length=1)
 
 
 class Source(Section):
-    """One place to take files from: exactly one of `path`, `huggingface` and `url`."""
+    """One place to take files from: either `path` or `huggingface`."""
 
     path: str | None = Field(default=None, min_length=1)
     huggingface: Hub | None = None
-    url: str | None = Field(default=None, pattern=r"^https?://")
-    sha256: Sha256 | None = None
-    size: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        if sum(kind is not None for kind in (self.path, self.huggingface, self.url)) != 1:
-            raise ValueError("a source has exactly one of path, huggingface and url")
-        if (self.url is None) != (self.sha256 is None):
-            raise ValueError("a url needs its sha256, and only a url has one")
-        if self.size is not None and self.url is None:
-            raise ValueError("size goes with a url, or with a file of huggingface")
+        if (self.path is None) == (self.huggingface is None):
+            raise ValueError("a source has exactly one of path and huggingface")
         return self
 
     def __str__(self) -> str:
-        if self.huggingface:
-            return f"Hugging Face data set {self.huggingface.repo}"
-        return self.path or self.url or ""
+        return self.path or (f"Hugging Face data set {self.huggingface.repo}" if self.huggingface else "")
 
 
 class MirrorList(Section):
-    """Where the videos, and where the split files, can be had; each in the order tried.
+    """The sources of the videos and of the split files, in the order in which they are tried.
 
-    Without `annotations`, the split files are looked for among what the videos came with.
+    Without `annotations`, the split files are searched among the files of the videos' source.
     """
 
     videos: list[Source] = Field(min_length=1)
@@ -74,32 +65,29 @@ class MirrorList(Section):
 
 
 def read_mirrors(path: str | Path) -> MirrorList:
-    """Read and check a mirror list. Raises UserError, one line that names the file and the key."""
+    """Read and check a mirror list. Raises UserError: one line that names the file and the key."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return MirrorList.model_validate(data)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        return MirrorList.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise UserError(f"{path}: {validation_reason(error)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise UserError(f"{path}: {key}: {problem['msg'].removeprefix('Value error, ')}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def is_mirror_list(source: str) -> bool:
-    """Whether `dataset.source` names a list of mirrors rather than the files themselves."""
+    """Return whether `dataset.source` names a list of mirrors, not the files themselves."""
     return source.lower().endswith((".yaml", ".yml"))
 
 
 @contextmanager
-def workshop(scratch: Path) -> Iterator[Path]:
-    """The folder for downloads and unpacking, for one process at a time; removed when the block ends well."""
+def scratch_folder(scratch: Path) -> Iterator[None]:
+    """Lock the folder for downloads and unpacked archives for one process; delete it when the block succeeds."""
     with locked(scratch.with_name(scratch.name + ".lock")):
         scratch.mkdir(parents=True, exist_ok=True)
-        yield scratch
-        remove_tree(scratch)
+        yield
+        shutil.rmtree(scratch)
 
 
 def obtain(
@@ -112,41 +100,40 @@ def obtain(
     """Make the files of `source` available and return what `accept` makes of them.
 
     Args:
-        source: a folder, an archive (unpacked with all inside it), or a mirror list: its `need` list is tried in order,
-            and each source that fails, or that `accept` refuses, is reported in a printed line.
-        scratch: downloads and unpacked archives live here; what is there from a killed run is gone on with.
-        accept: takes the folders that hold the files, and raises UserError if they do not serve.
-        archives_inside: whether archives that lie in a folder are unpacked too, when the folder does not serve without.
+        source: a folder, an archive (unpacked with all archives inside it), or a mirror list, whose list `need` is
+            tried in order. A line is printed for each source that fails or that `accept` refuses.
+        scratch: folder for downloads and unpacked archives; those of an interrupted run are used.
+        accept: takes the folders that hold the files; raises UserError if what it needs is not in them.
+        archives_inside: whether archives in a folder are unpacked too, if `accept` refuses the folder without them.
 
     Raises:
-        UserError: one line: the source is not there, or each of the mirrors with why it failed and where to put a copy.
+        UserError: one line: the source does not exist; or why each mirror failed and where to put a copy.
     """
     if not is_mirror_list(source):
         return _use_local(Path(source), scratch, accept, archives_inside)
-    mirrors = read_mirrors(source)
-    tried, local = [], []
-    for mirror in getattr(mirrors, need):
+    mirrors: list[Source] = getattr(read_mirrors(source), need)
+    failures = []
+    for mirror in mirrors:
         try:
-            if mirror.path:
-                local.append(mirror.path)
-                return _use_local(Path(mirror.path), scratch, accept, archives_inside)
-            return _use_files(_fetch(mirror, scratch), scratch, accept)
+            if mirror.huggingface:
+                return _use_hub(mirror.huggingface, scratch, accept)
+            return _use_local(Path(mirror.path or ""), scratch, accept, archives_inside)
         except UserError as error:
-            print(f"{need}: {mirror} does not serve: {error}")
-            tried.append(f"{mirror}: {error}")
-    place = f"at {local[0]}" if local else f"anywhere and name it as `path:` in {source}"
+            print(f"{need}: {mirror} cannot be used: {error}")
+            failures.append(f"{mirror}: {error}")
+    local = next((mirror.path for mirror in mirrors if mirror.path), None)
+    place = f"at {local}" if local else f"anywhere and name it as `path:` in {source}"
     raise UserError(
-        f"{source}: no source of the {need} serves; put a copy {place}, or set dataset.source to one. Tried: "
-        f"{' | '.join(tried)}"
+        f"{source}: no source of the {need} can be used; put a copy {place}, or set dataset.source to one. Tried: "
+        f"{' | '.join(failures)}"
     )
 
 
 def _use_local(path: Path, scratch: Path, accept: Accept[Found], archives_inside: bool) -> Found:
-    shown = repr(os.fspath(path))
     if not path.exists():
-        raise UserError(f"{shown} is not there; put the data there, or set dataset.source to where it is")
+        raise UserError(f"{os.fspath(path)!r} does not exist; put the data there, or correct dataset.source")
     if path.is_file():
-        return _use_files([path], scratch, accept)
+        return accept([_unpacked(path, scratch)])
     try:
         return accept([path])
     except UserError:
@@ -156,29 +143,20 @@ def _use_local(path: Path, scratch: Path, accept: Accept[Found], archives_inside
     return accept([path, *(_unpacked(archive, scratch) for archive in archives)])
 
 
-def _use_files(files: list[Path], scratch: Path, accept: Accept[Found]) -> Found:
-    return accept([_unpacked(file, scratch) for file in files])
-
-
-def _fetch(mirror: Source, scratch: Path) -> list[Path]:
-    if mirror.url:
-        target = scratch / "downloads" / _key(mirror.sha256) / (os.path.basename(mirror.url.split("?")[0]) or "file")
-        download(mirror.url, target, mirror.sha256, mirror.size)
-        return [target]
-    hub = mirror.huggingface
+def _use_hub(hub: Hub, scratch: Path, accept: Accept[Found]) -> Found:
     folder = scratch / "downloads" / _key(hub.repo, hub.revision)
-    return [download_from_hub(hub.repo, hub.revision, file.name, folder, file.size, file.sha256) for file in hub.files]
+    files = [download(hub.repo, hub.revision, file.name, folder, file.size, file.sha256) for file in hub.files]
+    return accept([_unpacked(file, scratch) for file in files])
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
     status = archive.stat()
-    # Another file under the same name is another archive.
+    # Size and time of change tell a new archive of the same name from the old one.
     target = scratch / "unpacked" / _key(os.path.abspath(archive), status.st_size, status.st_mtime_ns)
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         unpack(archive, target)
     return target
 
 
 def _key(*parts: object) -> str:
-    return sha256(os.fsencode("\0".join(str(part) for part in parts))).hexdigest()[:16]
+    return sha256(os.fsencode("\0".join(map(str, parts)))).hexdigest()[:16]
