@@ -15,6 +15,7 @@ import yaml
 
 from twostream.datasets.tables import read_clips
 from twostream.errors import UserError
+from twostream.fusion.evaluation import draw_groups
 from twostream.fusion.scores import read_scores
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +83,7 @@ def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series, draws: i
     by_group = accuracy.groupby(groups.reindex(accuracy.index)).agg(["sum", "count"])
     sums = np.stack([by_group[m, "sum"] for m in methods], axis=1)
     counts = by_group[methods[0], "count"].to_numpy()
-    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
+    drawn = draw_groups(len(counts), draws, seed=0)
     means = 100 * (drawn @ sums) / (drawn @ counts)[:, None]
     rows = []
     for k, method in enumerate(methods):

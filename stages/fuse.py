@@ -4,8 +4,9 @@ from pathlib import Path
 
 from stages.common import run
 from twostream.datasets.tables import write_table
-from twostream.fusion.methods import fit_fusion, weight_curve, write_fusion
+from twostream.fusion.methods import fit_fusion, write_fusion
 from twostream.fusion.scores import align, read_scores, write_scores
+from twostream.fusion.weights import weight_curve
 from twostream.params import Params
 
 

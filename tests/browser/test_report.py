@@ -53,7 +53,11 @@ def report(tmp_path_factory) -> str:
     weights = np.linspace(0, 1, 21)
     sweep = pd.DataFrame({"stream": "temporal", "weight": weights, "top1": 0.5 + weights * (1 - weights)})
     sweep = sweep.assign(nll=2 - weights * (1 - weights), chosen=weights == 0.5)
-    mistakes = evaluation.mistakes(scores, fused, STREAMS, limit=2)
+    tested = evaluation.select_test_clips(scores, fused)
+    groups = clips.set_index("clip_id")["group"]
+    metrics = evaluation.evaluate(tested, groups, STREAMS, bootstrap=100, confidence=0.95, seed=0)
+    best = evaluation.best_stream(metrics, STREAMS)
+    mistakes = evaluation.mistakes(tested, STREAMS, limit=2)
     frames = rng.integers(0, 256, (5, 48, 64, 3)).astype(np.uint8)
     motion = rng.normal(0, 2, (5, 48, 64, 2)).astype(np.float32)
     write_report(
@@ -62,14 +66,12 @@ def report(tmp_path_factory) -> str:
         clips=clips,
         splits={n: pd.Series("test", index=clips["clip_id"]) for n in (1, 2)},
         explore_dir=folder / "explore",
-        metrics=evaluation.evaluate(
-            scores, fused, clips.set_index("clip_id")["group"], STREAMS, bootstrap=100, confidence=0.95, seed=0
-        ),
-        per_class=evaluation.per_class(scores, fused),
-        confusion=evaluation.confusion(list(fused.values())),
+        metrics=metrics,
+        per_class=evaluation.per_class(tested),
+        confusion=evaluation.confusion(tested),
         sweep={1: sweep, 2: sweep},
         curves={f"{name}-{n}": curve for name in STREAMS for n in (1, 2)},
-        contribution=evaluation.contribution(scores, fused, STREAMS),
+        contribution=evaluation.contribution(tested, STREAMS, best),
         mistakes=mistakes,
         examples=[(names[0] + "/0", frames, motion)],
         mistake_examples=[(clip_id, frames, motion) for clip_id in mistakes["clip_id"]],

@@ -10,16 +10,19 @@ from scipy.stats import binom
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from twostream.errors import UserError
+from twostream.fusion import evaluation
 from twostream.fusion.evaluation import (
     best_stream,
     confusion,
     contribution,
     contribution_by_agreement,
     contribution_by_class,
-    evaluate,
+    draw_groups,
+    error_overlap,
     mistakes,
     per_class,
     results_table,
+    select_test_clips,
 )
 from twostream.fusion.scores import Scores
 
@@ -36,6 +39,10 @@ def scores(label, logits, subset=None, ids=None, classes=None):
         subset=np.array(["test"] * len(label) if subset is None else subset),
         logits=logits,
     )
+
+
+def evaluate(streams, fused, *more, **settings):
+    return evaluation.evaluate(select_test_clips(streams, fused), *more, **settings)
 
 
 def outcome(right, classes=2, **more):
@@ -147,9 +154,12 @@ def test_the_gain_is_over_the_best_of_the_fused_streams_only():
     fused = outcome([1, 1, 1, 0])
     gain = evaluate({1: streams}, {1: fused}, own_group(fused), ["a", "b"], **DRAWS)["fusion_gain"]
     assert gain["top1"] == 0.25
-    assert best_stream({1: streams}, ["a", "b"]) == "b"
-    assert best_stream({1: streams}, ["b", "a"]) == "b"
-    assert best_stream({1: {"a": streams["a"], "c": streams["a"]}}, ["c", "a"]) == "c"
+
+
+def test_the_best_stream_is_the_first_of_equal_ones():
+    metrics = {"baseline": {"top1": 1.0}, "a": {"top1": 0.25}, "b": {"top1": 0.5}, "c": {"top1": 0.5 + 1e-12}}
+    assert best_stream(metrics, ["a", "b"]) == best_stream(metrics, ["b", "a"]) == "b"
+    assert best_stream(metrics, ["b", "c"]) == "b" and best_stream(metrics, ["c", "b"]) == "c"
 
 
 def test_splits_are_averaged_and_their_spread_is_the_sample_deviation():
@@ -178,11 +188,12 @@ def test_a_resampling_may_leave_a_split_without_clips():
     assert all(math.isfinite(value) for part in metrics.values() for value in part.values())
 
 
-def test_the_draws_do_not_depend_on_how_many_fit_into_memory(monkeypatch):
-    one = guesses(40, 3, 1.0, 1)
-    whole = evaluate({1: {"a": one}}, {1: one}, own_group(one), ["a"], **DRAWS)
-    monkeypatch.setattr("twostream.fusion.evaluation._CHUNK", 999)
-    assert evaluate({1: {"a": one}}, {1: one}, own_group(one), ["a"], **DRAWS) == whole
+def test_groups_are_drawn_with_replacement():
+    drawn = draw_groups(groups=5, draws=20_000, seed=0)
+    assert drawn.shape == (20_000, 5) and (drawn.sum(axis=1) == 5).all()
+    times = np.arange(4)
+    expected = binom.pmf(times, 5, 1 / 5)  # of one group, drawn five times out of five
+    assert [(drawn == k).mean() for k in times] == pytest.approx(expected.tolist(), abs=0.01)
 
 
 def test_rows_in_another_order_are_matched_by_clip():
@@ -204,7 +215,6 @@ def test_what_cannot_be_measured_is_one_line():
         (({1: {"a": one.of("val")}}, {1: one.of("val")}, of, ["a"]), "split 1 has no readable test clips"),
         (({1: {"a": one.take(np.arange(19))}}, {1: one}, of, ["a"]), "'a' has no scores of clip 'clip00019'"),
         (({1: {"a": one}, 2: {"b": one}}, {1: one, 2: one}, of, ["a"]), "split 2 has scores of b"),
-        (({1: {"fusion": one}}, {1: one}, of, ["fusion"]), "streams.fusion"),
     ]
     for arguments, says in cases:
         with pytest.raises(UserError, match=says) as caught:
@@ -212,9 +222,9 @@ def test_what_cannot_be_measured_is_one_line():
         assert "\n" not in str(caught.value)
 
 
-def test_confusion_has_a_row_a_test_clip_of_every_split():
+def test_confusion_has_one_row_per_test_clip_of_every_split():
     parts = [guesses(60, 4, 1.0, 1, val=20), guesses(60, 4, 1.0, 2, val=30)]
-    table = confusion(parts)
+    table = confusion({n: {"fusion": part.of("test")} for n, part in enumerate(parts, 1)})
     assert list(table.columns) == ["actual", "predicted"] and len(table) == 70
     expected = sum(
         confusion_matrix(p.label[v:], p.logits[v:].argmax(1), labels=range(4))
@@ -225,7 +235,7 @@ def test_confusion_has_a_row_a_test_clip_of_every_split():
 
 def test_per_class_accuracy_is_the_confusion_matrix_diagonal():
     a, fused = guesses(100, 4, 1.0, 1, val=20), guesses(100, 4, 2.0, 2, val=20)
-    table = per_class({1: {"a": a}}, {1: fused})
+    table = per_class(select_test_clips({1: {"a": a}}, {1: fused}))
     assert list(table.columns) == ["class", "clips", "a", "fusion"]
     for name, one in (("a", a), ("fusion", fused)):
         matrix = confusion_matrix(one.label[20:], one.logits[20:].argmax(1), labels=range(4))
@@ -235,17 +245,17 @@ def test_per_class_accuracy_is_the_confusion_matrix_diagonal():
 
 def test_a_class_without_test_clips_is_an_empty_cell(tmp_path):
     one = scores([0, 0, 2], np.eye(3)[[0, 1, 2]], classes=["a,b", 'say "x"', "z"])
-    table = per_class({1: {"s": one}}, {1: one})
+    table = per_class(select_test_clips({1: {"s": one}}, {1: one}))
     assert table["clips"].tolist() == [2, 0, 1]
     table.to_csv(tmp_path / "t.csv", index=False, lineterminator="\n")
     assert (tmp_path / "t.csv").read_text().splitlines()[2] == '"say ""x""",0,,'
 
 
-def test_mistakes_are_the_surest_wrong_ones_with_what_each_stream_said():
+def test_mistakes_are_the_most_confident_wrong_predictions_with_those_of_each_stream():
     label = [0, 0, 0, 1]
     fused = scores(label, [[0, 1], [0, 3], [2, 0], [1, 0]])
     a = scores(label, [[5, 0], [0, 5], [5, 0], [5, 0]])
-    table = mistakes({1: {"a": a, "baseline": a}}, {1: fused}, ["a"], limit=2)
+    table = mistakes(select_test_clips({1: {"a": a, "baseline": a}}, {1: fused}), ["a"], limit=2)
     assert table["clip_id"].tolist() == ["clip00001", "clip00000"]
     assert table["confidence"].tolist() == pytest.approx([1 / (1 + math.exp(-3)), 1 / (1 + math.exp(-1))], abs=1e-6)
     assert table["actual"].tolist() == ["class0", "class0"] and table["predicted"].tolist() == ["class1", "class1"]
@@ -255,14 +265,14 @@ def test_mistakes_are_the_surest_wrong_ones_with_what_each_stream_said():
 
 def test_a_fusion_without_mistakes_gives_an_empty_table():
     one = outcome([1, 1])
-    table = mistakes({1: {"a": one}}, {1: one}, ["a"], limit=5)
+    table = mistakes(select_test_clips({1: {"a": one}}, {1: one}), ["a"], limit=5)
     assert table.empty and "confidence" in table
 
 
-def test_contribution_says_who_was_right_and_what_fusion_made_of_it():
+def test_contribution_lists_the_streams_that_are_right_and_what_fusion_changes():
     streams = {"a": outcome([1, 1, 0, 0, 1]), "b": outcome([1, 0, 1, 0, 0]), "baseline": outcome([0] * 5)}
     fused = outcome([1, 0, 1, 0, 1])
-    table = contribution({1: streams}, {1: fused}, ["a", "b"])
+    table = contribution(select_test_clips({1: streams}, {1: fused}), ["a", "b"], best="a")
     assert table["right"].tolist() == ["all", "a", "b", "none", "a"]
     assert table["fusion"].tolist() == [True, False, True, False, True]
     assert table["effect"].tolist() == ["same", "harmed", "rescued", "same", "same"]
@@ -276,7 +286,7 @@ def test_contribution_by_class_puts_the_most_rescued_class_first():
     label = [0, 0, 1, 1, 1]
     a = scores(label, np.eye(2)[[0, 0, 1, 0, 0]])
     fused = scores(label, np.eye(2)[[0, 1, 1, 1, 1]])
-    by_class = contribution_by_class(contribution({1: {"a": a}}, {1: fused}, ["a"]))
+    by_class = contribution_by_class(contribution(select_test_clips({1: {"a": a}}, {1: fused}), ["a"], "a"), "a")
     assert by_class.to_dict("list") == {
         "class": ["class1", "class0"],
         "clips": [3, 2],
@@ -286,13 +296,21 @@ def test_contribution_by_class_puts_the_most_rescued_class_first():
     }
 
 
+def test_the_overlap_of_errors_is_compared_with_chance_and_with_the_best_choice():
+    # Right are: both, a, b, none. Each is wrong on two of four, so by chance both are on 4 * 1/2 * 1/2 = 1.
+    streams = {"a": outcome([1, 1, 0, 0]), "b": outcome([1, 0, 1, 0])}
+    table = contribution(select_test_clips({1: streams}, {1: streams["a"]}), ["a", "b"], "a")
+    assert error_overlap(table, ["a", "b"]) == ({"a": 2, "b": 2}, 1, 1.0, 0.75)
+
+
 def test_the_net_of_all_classes_is_the_gain():
     label = np.random.default_rng(99).integers(5, size=200)
     streams = {"a": guesses(200, 5, 1.0, 1, label=label), "b": guesses(200, 5, 1.2, 2, label=label)}
     fused = guesses(200, 5, 2.0, 3, label=label)
-    table = contribution({1: streams}, {1: fused}, ["a", "b"])
-    gain = evaluate({1: streams}, {1: fused}, own_group(fused), ["a", "b"], **DRAWS)["fusion_gain"]["top1"]
-    assert contribution_by_class(table)["net"].sum() / 200 == pytest.approx(gain, abs=1e-6)
+    metrics = evaluate({1: streams}, {1: fused}, own_group(fused), ["a", "b"], **DRAWS)
+    best, gain = best_stream(metrics, ["a", "b"]), metrics["fusion_gain"]["top1"]
+    table = contribution(select_test_clips({1: streams}, {1: fused}), ["a", "b"], best)
+    assert contribution_by_class(table, best)["net"].sum() / 200 == pytest.approx(gain, abs=1e-6)
 
 
 def test_the_table_for_people_is_aligned_and_in_per_cent():

@@ -10,18 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from twostream.errors import UserError
-from twostream.fusion.methods import (
-    CURVE_COLUMNS,
-    MAX_GRID,
-    METHODS,
-    Fusion,
-    choose_weights,
-    fit_fusion,
-    read_fusion,
-    weight_curve,
-    write_fusion,
-)
+from twostream.fusion.methods import METHODS, Fusion, fit_fusion, read_fusion, write_fusion
 from twostream.fusion.scores import Scores, log_softmax
+from twostream.fusion.weights import CURVE_COLUMNS, MAX_GRID, choose_weights, weight_curve
 
 SETTINGS = {"step": 0.05, "c": 1.0, "seed": 0}
 
@@ -111,7 +102,7 @@ def test_average_is_the_mean_of_the_probabilities():
 
 def test_independent_streams_come_out_as_bayes_rule_has_it():
     # Normal noise: logits * signal / noise^2 are exact log-likelihoods, which add up for independent streams. So the
-    # temperatures are noise^2 / signal, and the sum has weights 1/2, 1/2 and sharpness 2.
+    # temperatures are noise^2 / signal, and the sum has weights 1/2, 1/2 and inverse_temperature 2.
     generator = np.random.default_rng(0)
     label = generator.integers(5, size=6000)
     streams = {
@@ -121,7 +112,7 @@ def test_independent_streams_come_out_as_bayes_rule_has_it():
     fusion = fit_fusion("weighted", streams, **SETTINGS)
     assert fusion.temperature == pytest.approx([10 / 1.5, 2.0], rel=0.06)
     assert fusion.weights == pytest.approx([0.5, 0.5], abs=0.051)
-    assert fusion.sharpness == pytest.approx(2.0, rel=0.06)
+    assert fusion.inverse_temperature == pytest.approx(2.0, rel=0.06)
 
 
 def test_the_temperature_of_a_stream_is_the_closed_form_of_two_classes():
@@ -172,7 +163,7 @@ def test_a_copy_of_a_stream_adds_nothing():
     one, other = (scores(label, knows(label, 8, 2.0, generator), 500) for _ in range(2))
     twice = fit_fusion("weighted", {"a": one, "copy": one}, **SETTINGS)
     assert np.array_equal(twice.apply({"a": one, "copy": one}).logits.argmax(axis=1), one.logits.argmax(axis=1))
-    assert twice.sharpness == pytest.approx(1.0, abs=0.01)
+    assert twice.inverse_temperature == pytest.approx(1.0, abs=0.01)
     streams = {"a": one, "copy": one, "b": other}
     three = fit_fusion("weighted", streams, **SETTINGS)
     two = fit_fusion("weighted", {"a": one, "b": other}, **SETTINGS)
@@ -285,7 +276,7 @@ def test_logreg_is_at_the_minimum_of_its_convex_loss():
     val = [one.of("val") for one in streams.values()]
     calibrated = [one.logits / t for one, t in zip(val, fusion.temperature, strict=True)]
     features = np.concatenate([x - x.mean(axis=1, keepdims=True) for x in calibrated], axis=1)
-    start = fusion.sharpness * sum(calibrated) / 2
+    start = fusion.inverse_temperature * sum(calibrated) / 2
 
     def loss(table):
         logits = start + features @ table[:, :-1].T + table[:, -1]
@@ -426,7 +417,7 @@ def test_a_damaged_fusion_file_is_one_line(tmp_path):
         "[]",
         "{}",
         good.replace('"weighted"', '"magic"'),
-        good.replace('"sharpness"', '"blur"'),
+        good.replace('"inverse_temperature"', '"blur"'),
         good.replace('"weights": [', '"weights": [0.1, '),
         good.replace('"weights": [', '"weights": ["x", '),
         good.replace('"temperature": [', '"temperature": [NaN, '),

@@ -1,36 +1,35 @@
-"""A stream's scores: the logits of the clips of one split, the only thing that fusion and evaluation read."""
+"""Scores of a stream: its logits for the clips of one split, the only input of fusion and evaluation."""
 
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from twostream.errors import UserError
+from twostream.core.files import atomic_path
+from twostream.errors import UserError, reason
 
-SUBSETS = ("val", "test")
-
-_EARLIEST_DATE = (1980, 1, 1, 0, 0, 0)
+SCORED_SUBSETS = ("val", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one stream (or a fusion of streams) says about N clips and C classes.
+    """The logits of one stream, or of a fusion of streams, for N clips and C classes.
 
     Attributes:
         clip_id: [N] str, each clip once.
         label: [N] int64, the true class as an index into `classes`.
         classes: [C] str, each class once.
         subset: [N] str, `val` or `test`.
-        logits: [N, C] float32, finite. The largest is the prediction; of several equal ones the first.
+        logits: [N, C] float32, finite. The class of the largest is the prediction, the first of equal ones.
 
     Raises:
-        ValueError: the arrays do not fit together; one line that names the array and, where it can, the clip.
+        ValueError: the arrays do not fit together; one line that names the array and, where possible, the clip.
     """
 
     clip_id: np.ndarray
@@ -40,44 +39,33 @@ class Scores:
     logits: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, dtype in (("clip_id", np.str_), ("classes", np.str_), ("subset", np.str_)):
+        for name, kinds, description, dtype in (
+            ("clip_id", "UOT", "text", np.str_),
+            ("label", "iu", "integers", np.int64),
+            ("classes", "UOT", "text", np.str_),
+            ("subset", "UOT", "text", np.str_),
+            ("logits", "fiu", "numbers", np.float32),
+        ):
             array = np.asarray(getattr(self, name))
-            if array.size == 0:
-                array = array.astype(np.str_)  # an empty list has no type of its own
-            if array.dtype.kind not in "UOT":
-                raise ValueError(f"{name} must be text, not {array.dtype}")
+            if array.size and array.dtype.kind not in kinds:  # an empty list has no type of its own
+                raise ValueError(f"{name} must be {description}, not {array.dtype}")
             object.__setattr__(self, name, array.astype(dtype))
-        label, logits = np.asarray(self.label), np.asarray(self.logits)
-        if label.size and label.dtype.kind not in "iu":
-            raise ValueError(f"label must be integers, not {label.dtype}")
-        if logits.dtype.kind not in "fiu":
-            raise ValueError(f"logits must be numbers, not {logits.dtype}")
-        object.__setattr__(self, "label", label.astype(np.int64))
-        object.__setattr__(self, "logits", logits.astype(np.float32))
         self._check()
 
     def _check(self) -> None:
-        shapes = {name: getattr(self, name).shape for name in ("clip_id", "label", "classes", "subset", "logits")}
-        clips, classes = self.clip_id.size, self.classes.size
-        right = {
-            "clip_id": (clips,),
-            "label": (clips,),
-            "classes": (classes,),
-            "subset": (clips,),
-            "logits": (clips, classes),
-        }
-        for name, shape in shapes.items():
-            if shape != right[name]:
-                raise ValueError(f"{name} has shape {shape}, expected {right[name]}")
-        if classes == 0:
+        n, c = self.clip_id.size, self.classes.size
+        for name, shape in {"clip_id": (n,), "label": (n,), "classes": (c,), "subset": (n,), "logits": (n, c)}.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if c == 0:
             raise ValueError("classes is empty")
         for name in ("clip_id", "classes"):
             values, counts = np.unique(getattr(self, name), return_counts=True)
             if (counts > 1).any():
                 raise ValueError(f"{name} holds {str(values[counts > 1][0])!r} twice")
         problems = (
-            ("label is not the index of a class", (self.label < 0) | (self.label >= classes)),
-            (f"subset is not one of {', '.join(SUBSETS)}", ~np.isin(self.subset, SUBSETS)),
+            ("label is not the index of a class", (self.label < 0) | (self.label >= c)),
+            (f"subset is not one of {', '.join(SCORED_SUBSETS)}", ~np.isin(self.subset, SCORED_SUBSETS)),
             ("logits are not finite", ~np.isfinite(self.logits).all(axis=1)),
         )
         for problem, wrong in problems:
@@ -88,47 +76,47 @@ class Scores:
         return len(self.clip_id)
 
     def take(self, rows: np.ndarray) -> Scores:
-        """The clips at `rows` (indices or a mask), in that order."""
-        return replace(
-            self,
-            clip_id=self.clip_id[rows],
-            label=self.label[rows],
-            subset=self.subset[rows],
-            logits=self.logits[rows],
-        )
+        """Return the clips at `rows` (indices or a mask), in that order."""
+        per_clip = ("clip_id", "label", "subset", "logits")
+        return replace(self, **{name: getattr(self, name)[rows] for name in per_clip})
 
     def of(self, subset: str) -> Scores:
-        """The clips of one subset, in their order."""
+        """Return the clips of one subset, in their order."""
         return self.take(self.subset == subset)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities over the last axis, float64, without overflow."""
+    """Return log-probabilities over the last axis, float64, without overflow."""
     shifted = np.asarray(logits, np.float64)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def ranks(scores: Scores) -> np.ndarray:
-    """[N] int: how many classes stand before the true one. 0 is a top-1 hit, below 5 a top-5 hit.
+    """Return the rank of each clip's true class, int [N]: 0 is a top-1 hit, below 5 a top-5 hit.
 
-    Of equal logits the lower class index stands first, so that rank 0 is exactly `logits.argmax(axis=1) == label`.
+    Of equal logits the lower class index comes first, so that rank 0 is exactly `logits.argmax(axis=1) == label`.
     """
     true = scores.logits[np.arange(len(scores)), scores.label][:, None]
     earlier = np.arange(len(scores.classes)) < scores.label[:, None]
     return ((scores.logits > true) | (earlier & (scores.logits == true))).sum(axis=1)
 
 
-def align(streams: dict[str, Scores]) -> dict[str, Scores]:
-    """The same streams with their clips in the order of the first stream, so that row i is one clip in all of them.
+def align(streams: dict[str, Scores], names: Sequence[str] | None = None) -> dict[str, Scores]:
+    """Return the streams with their clips in the order of the first stream, so that row i is the same clip in all.
+
+    Args:
+        streams: name to scores.
+        names: the streams to return, in this order; None for all.
 
     Raises:
-        UserError: the streams differ in classes, in clips, or in a clip's label or subset. The message names the
-            streams and the first clip; a clip that some stream could not score is never left out in silence.
+        UserError: a stream is missing, or the streams differ in classes, in clips, or in a clip's label or subset. The
+            message names the streams and the first clip: a clip without scores of some stream is never left out.
     """
-    if not streams:
-        raise ValueError("no streams to align")
-    (first_name, first), *others = streams.items()
+    for name in names or ():
+        if name not in streams:
+            raise UserError(f"stream {name!r} is fused but has no scores; run `dvc repro`")
+    (first_name, first), *others = ((name, streams[name]) for name in names or streams)
     aligned = {first_name: first}
     for name, scores in others:
         if not np.array_equal(scores.classes, first.classes):
@@ -159,43 +147,31 @@ def align(streams: dict[str, Scores]) -> dict[str, Scores]:
 
 
 def write_scores(path: str | Path, scores: Scores) -> None:
-    """Write an `.npz` that depends on nothing but the scores: no dates, no compression whose bytes vary by library."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-        for name in ("clip_id", "label", "classes", "subset", "logits"):
+    """Write an `.npz` whose bytes depend on the scores alone: without dates, and uncompressed."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in Scores.__dataclass_fields__:
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(getattr(scores, name)), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", _EARLIEST_DATE)
-            entry.create_system = 3  # or else the bytes tell Windows from Unix
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, buffer.getvalue())
-    os.replace(beside, path)
 
 
 def read_scores(path: str | Path) -> Scores:
-    """Read what :func:`write_scores` wrote. Nothing in the file is ever executed (no pickle).
+    """Read a file of :func:`write_scores`. Nothing in the file is executed (no pickle).
 
     Raises:
         UserError: the file is missing, damaged, or its arrays do not fit together.
     """
     try:
-        # Whole members first: ZipFile.read checks the CRC before the array's header is looked at.
+        # Whole members first: ZipFile.read checks the CRC before the array's header is parsed.
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(f"{name}.npy") for name in Scores.__dataclass_fields__}
-        arrays = {
-            name: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False) for name, data in members.items()
-        }
-        return Scores(**arrays)
-    except KeyError as error:
-        problem = error.args[0]
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
+        read_array = np.lib.format.read_array
+        return Scores(**{name: read_array(io.BytesIO(data), allow_pickle=False) for name, data in members.items()})
+    except (KeyError, OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         # RuntimeError: a damaged flag that claims encryption, or (NotImplementedError) an unknown compression
-        problem = str(error) or type(error).__name__
-    raise UserError(f"{path}: not usable scores ({' '.join(str(problem).split())}); run `dvc repro` to make it again")
+        raise UserError(f"{path}: not usable scores ({reason(error)}); run `dvc repro` to make it again") from None
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:

@@ -17,7 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from twostream.datasets.tables import SUBSETS
-from twostream.fusion.evaluation import FUSION, contribution_by_agreement, contribution_by_class, was_right
+from twostream.fusion.evaluation import FUSION, contribution_by_agreement, contribution_by_class, error_overlap
 from twostream.params import Params
 from twostream.report import charts, explore
 from twostream.report.published import BY_DATASET
@@ -411,27 +411,14 @@ def _contributions(
             for row in ordered.to_dict("records")
         ],
     )
-    changes = contribution_by_class(contribution)
+    changes = contribution_by_class(contribution, best)
     return {
         "overlap": Figure("Who is right, and what fusion makes of it", [overlap_svg], overlap_table),
         "classes": Figure("Accuracy of each class, best fused first", dots, class_table),
-        "errors": _errors(params, contribution),
+        "errors": error_overlap(contribution, params.fusion.streams),
         "motion": _motion(params, contribution, best),
         "rescued": int(changes["rescued"].sum()),
         "harmed": int(changes["harmed"].sum()),
-    }
-
-
-def _errors(params: Params, contribution: pd.DataFrame) -> dict[str, Any]:
-    """The clips that no stream gets right, how many they would be by chance, and what a perfect choice would reach."""
-    total = len(contribution)
-    wrong = {name: int((~was_right(contribution, name)).sum()) for name in params.fusion.streams}
-    together = int((contribution["right"] == "none").sum())
-    return {
-        "wrong": wrong,
-        "together": together,
-        "by_chance": total * math.prod(count / max(total, 1) for count in wrong.values()),
-        "reachable": 1 - together / max(total, 1),
     }
 
 
