@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=["farneback", "dis-medium", "tvl1_opencv", "tvl1-balanced"],
+        default=["farneback", "dis-medium", "tvl1-balanced"],
         help="as benchmarks/flow.py names them",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of training (0 1 2)")

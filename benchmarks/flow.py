@@ -30,18 +30,18 @@ import cv2
 import numpy as np
 from command import positive, run
 from flow_chart import Point, speed_against_error
-from flow_methods import flow_settings
+from flow_methods import check_names, flow_settings, is_rival, named_solver
 from groundtruth import Pair, end_point_error, read_pairs, resized
 from tqdm import tqdm
 
 from twostream.core.parallel import cores, exit_with_parent
 from twostream.errors import UserError
-from twostream.flow import Solver, make_solver
+from twostream.flow import ON_GPU, Solver
 from twostream.params import Flow
 
 METHODS = (
     *("tvl1-fast", "tvl1-balanced", "tvl1-accurate", "tvl1_opencv", "tvl1_opencv-quick"),
-    *("farneback", "farneback_opencv", "dis-medium"),
+    *("farneback", "dis-medium"),
 )
 REFERENCES = ("tvl1_opencv", "tvl1_opencv-quick", "dis-medium")
 SMALLEST = 16  # pixels: clips are never smaller, and OpenCV's DIS fails below
@@ -165,12 +165,12 @@ def _run(given: argparse.Namespace) -> None:
 
 def _solvers(names: Sequence[str]) -> dict[str, Solver]:
     solvers = {}
-    settings = {name: flow_settings(name) for name in names}  # a wrong name is told before any work
-    for name, flow in settings.items():
+    check_names(list(names))  # before any work
+    for name in names:
         try:
-            solvers[name] = make_solver(flow)
+            solvers[name] = named_solver(name)
         except UserError as error:
-            if flow.method != "raft":
+            if not name.startswith("raft"):
                 raise
             print(f"{name} left out: {error}", file=sys.stderr)
     if not solvers:
@@ -280,7 +280,7 @@ def _work(name: str, passes: int, together: bool) -> float:
     """Seconds that this worker takes for all pairs, `passes` times over."""
     solvers = _worker["solvers"]
     if name not in solvers:
-        solvers[name] = make_solver(flow_settings(name))
+        solvers[name] = named_solver(name)
     if together:
         _worker["together"].wait(START_SECONDS)
     start = time.perf_counter()
@@ -292,7 +292,7 @@ def _work(name: str, passes: int, together: bool) -> float:
 
 def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], batch: int, repeats: int) -> dict[str, Measured]:
     """The methods that have a GPU version, if there is a GPU: `batch` copies of a pair at once, in the GPU's memory."""
-    settings = {name: flow for name in names if (flow := flow_settings(name)).method in ("tvl1", "raft")}
+    settings = {name: flow_settings(name) for name in names if _family(name) in ON_GPU and not is_rival(name)}
     if not settings:
         return {}
     import torch

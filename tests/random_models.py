@@ -14,8 +14,8 @@ from twostream.networks.registry import create_model
 
 CLASSES = ["fall", "wave & 'roll'"]
 FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2}
-FLOW = {"method": "farneback_opencv", "device": "cpu", "frames": 0, "bound": 8.0, "jpeg_quality": 92}
-FLOW["farneback_opencv"] = FARNEBACK
+FLOW = {"method": "farneback", "device": "cpu", "frames": 0, "bound": 8.0, "jpeg_quality": 92}
+FLOW["farneback"] = FARNEBACK
 STREAMS = {
     "spatial": ("cnn3d_v2", "rgb", {"mode": "segments", "segments": 3, "frames": 4, "stride": 2}),
     "temporal": ("flow3d", "flow", {"mode": "segments", "segments": 1, "frames": 5, "stride": 1}),

@@ -127,20 +127,6 @@ class Tvl1(Section):
         return value
 
 
-class Tvl1OpenCv(Section):
-    # OpenCV takes a pyramid step of at most 1 and fails inside on 1, hence lt=1 here and above.
-    tau: float = Field(gt=0, le=0.25)
-    lambda_: float = Field(gt=0, le=10, alias="lambda")
-    theta: float = Field(gt=0, le=10)
-    scales: int = Field(ge=1, le=20)
-    scale_step: float = Field(gt=0, lt=1)
-    warps: int = Field(ge=1, le=50)
-    epsilon: float = Field(gt=0, le=1)
-    inner_iterations: int = Field(ge=1, le=500)
-    outer_iterations: int = Field(ge=1, le=500)
-    median_filtering: Literal[1, 3, 5]
-
-
 class Dis(Section):
     preset: Literal["ultrafast", "fast", "medium"]
 
@@ -152,16 +138,14 @@ class Raft(Section):
 
 
 class Flow(Section):
-    method: Literal["farneback", "farneback_opencv", "tvl1", "tvl1_opencv", "dis", "raft"]
+    method: Literal["tvl1", "farneback", "dis", "raft"]
     device: Literal["auto", "cpu", "cuda"]
     short_side: int = Field(ge=16, le=2160)
     frames: int = Field(ge=0, le=10000)
     bound: float = Field(gt=0, le=1000)
     jpeg_quality: int = Field(ge=1, le=100)
     farneback: Farneback
-    farneback_opencv: Farneback
     tvl1: Tvl1
-    tvl1_opencv: Tvl1OpenCv
     dis: Dis
     raft: Raft
 

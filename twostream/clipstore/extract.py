@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import itertools
@@ -34,6 +33,9 @@ from twostream.params import Flow, Rgb
 from twostream.video import VideoError, read_frames, resize
 
 Modality = Literal["rgb", "flow"]
+
+# Files that a flow method imports from outside its own module or package, see `code_files`.
+_ALSO_IMPORTED = {"tvl1": ["flow/simd.py"], "raft": ["networks/weights.py"]}
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _prepared(settings: Rgb | Flow, device: str) -> Iterator[str]:
         with FlowServer(solver, settings.bound) as server:
             yield server.address
         return
-    if isinstance(settings, Flow) and "simd.py" in _parts(settings.method):
+    if isinstance(settings, Flow) and settings.method == "tvl1":
         with said_if_long(f"compiling {settings.method} for this processor, which is kept for the next time"):
             # Large enough for several levels of a pyramid, and not alike: no branch is left for the workers to compile.
             images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8)
@@ -213,35 +215,20 @@ def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
             used["weights"] = sha256_of(settings.raft.weights)
         if device == "cuda" or settings.method == "raft":
             libraries["torch"] = version("torch")
-    return {"settings": used, "code": code_digest(*_code_files(settings)), "format": clipstore.FORMAT, **libraries}
+    return {"settings": used, "code": code_digest(*code_files(settings)), "format": clipstore.FORMAT, **libraries}
 
 
 def _modality(settings: Rgb | Flow) -> Modality:
     return "flow" if isinstance(settings, Flow) else "rgb"
 
 
-def _code_files(settings: Rgb | Flow) -> list[Path]:
+def code_files(settings: Rgb | Flow) -> list[Path]:
+    """Return the files of the library that shape a clip's bytes, for the key under which the cache keeps the clip."""
     package = Path(os.path.dirname(twostream.__file__))
-    files = ["clipstore/extract.py", "clipstore/__init__.py", "video.py"]
+    files = [package / "clipstore/__init__.py", package / "clipstore/extract.py", package / "video.py"]
     if isinstance(settings, Flow):
-        files += ["flow/gpu_server.py", *(f"flow/{file}" for file in _parts(settings.method))]
-    return [package / file for file in files]
-
-
-def _parts(method: str) -> tuple[str, ...]:
-    """The files in `twostream/flow` that a method's flow follows from: its own and those its `PARTS` names.
-
-    Read, not imported: the module may need what takes seconds to load.
-    """
-    folder = Path(os.path.dirname(twostream.__file__), "flow")
-    if (folder / method).is_dir():
-        path = folder / method / "__init__.py"
-        own = [f"{method}/{file.name}" for file in sorted((folder / method).iterdir()) if file.suffix == ".py"]
-    else:
-        path = folder / f"{method}.py"
-        own = [path.name]
-    named = ()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["PARTS"]:
-            named = ast.literal_eval(node.value)
-    return ("__init__.py", "encoding.py", *own, *named)
+        files += [package / "flow" / name for name in ("__init__.py", "encoding.py", "gpu_server.py")]
+        method = package / "flow" / settings.method
+        files += sorted(method.glob("*.py")) if method.is_dir() else [method.with_suffix(".py")]
+        files += [package / name for name in _ALSO_IMPORTED.get(settings.method, ())]
+    return files

@@ -31,7 +31,6 @@ from twostream.flow import Solver
 if TYPE_CHECKING:
     from twostream.params import Tvl1
 
-PARTS = ("simd.py",)
 SMALLEST = 14  # pixels: no level has a shorter side, but for the first
 
 
