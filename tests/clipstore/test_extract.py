@@ -14,7 +14,7 @@ from helpers import ROOT, moving_texture, write_video
 from twostream import flow
 from twostream.clipstore import ClipReader
 from twostream.clipstore import extract as extraction
-from twostream.clipstore.extract import code_files, extract
+from twostream.clipstore.extract import code_files, extract, fingerprint_of
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
@@ -176,7 +176,7 @@ def test_all_kernels_are_compiled_before_the_workers_start(demo_values):
     """In a process of its own: others may have compiled here what this should show to be missing."""
     script = f"""
 import sys, numba, numpy as np
-from twostream.clipstore.extract import _prepared
+from twostream.clipstore.extract import _compile_kernels
 from twostream.flow import make_solver
 from twostream.params import Flow
 settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
@@ -184,11 +184,11 @@ def compiled():
     modules = [module for name, module in sys.modules.items() if name.startswith("twostream.flow")]
     return sum(len(value.signatures) for module in modules for value in vars(module).values()
                if hasattr(value, "signatures"))
-with _prepared(settings, "cpu"):
-    before = compiled()
-    images = np.random.default_rng(1).integers(0, 256, (2, 50, 300), np.uint8)
-    make_solver(settings, "cpu")(*images)
-    assert 0 < before == compiled(), (before, compiled())
+_compile_kernels(settings)
+before = compiled()
+images = np.random.default_rng(1).integers(0, 256, (2, 50, 300), np.uint8)
+make_solver(settings, "cpu")(*images)
+assert 0 < before == compiled(), (before, compiled())
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
@@ -296,7 +296,7 @@ def test_a_gpu_that_fails_is_one_line_and_leaves_nothing_half_written(scene, mon
 
 def test_the_device_counts_for_the_methods_that_use_it(demo_values):
     auto, cpu = (_flow(demo_values, method="tvl1", device=device) for device in ("auto", "cpu"))
-    assert extraction._made_of(auto, "cpu") == extraction._made_of(cpu, "cpu") != extraction._made_of(auto, "cuda")
+    assert fingerprint_of(auto, "cpu") == fingerprint_of(cpu, "cpu") != fingerprint_of(auto, "cuda")
 
 
 def test_methods_without_a_gpu_stay_on_the_cpu(monkeypatch, demo_values):

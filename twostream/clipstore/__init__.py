@@ -1,4 +1,4 @@
-"""The packed clip file: one stored ZIP a clip and modality, a JPEG a frame, a JSON fingerprint as its comment."""
+"""The packed clip file: one uncompressed ZIP per clip and modality with a JPEG per frame, and a JSON comment."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from twostream.core.files import atomic_path
 from twostream.errors import UserError
 
 FORMAT = 1
 _NAME_SIZE = len("00001.jpg")
-_ENTRY = np.dtype(  # of the directory, as we write it: a name of nine bytes, and no more fields
+_ENTRY = np.dtype(  # of the ZIP directory as `write_clip` writes it: a name of nine bytes and no extra field
     {
         "names": ["method", "size", "name_size", "offset"],
         "formats": ["<u2", "<u4", "<u2", "<u4"],
@@ -25,7 +26,7 @@ _ENTRY = np.dtype(  # of the directory, as we write it: a name of nine bytes, an
         "itemsize": 46 + _NAME_SIZE,
     }
 )
-_TAIL = 16384  # bytes: the directory of 290 frames with its comment
+_TAIL = 16384  # bytes read first: they hold the directory of up to 290 frames and the comment
 _REDUCE = {1: 0, 2: 1, 4: 2, 8: 3}
 _COLOUR = (cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_8)
 _GREY = (
@@ -37,16 +38,15 @@ _GREY = (
 
 
 def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) at which a clip is stored: `short_side` at most, aspect kept, never enlarged.
+    """Return the (width, height) at which a clip is stored: `short_side` at most, aspect kept, never enlarged.
 
-    Both are multiples of 8, the JPEG block: flow's x and y halves then share no block, and a decode at
-    half, quarter or eighth scale cuts between them exactly.
+    Both are multiples of 8, the side of a JPEG block: x and y of flow, which lie side by side, then share no block.
     """
     scale = min(1.0, short_side / min(width, height))
     return max(8, round(width * scale / 8) * 8), max(8, round(height * scale / 8) * 8)
 
 
-def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, meta: dict[str, Any]) -> int:
+def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, meta: dict[str, Any]) -> None:
     """Write a clip file; frames stream through, so memory does not grow with the clip.
 
     The same frames and meta give the same bytes: entries carry a fixed date and no attributes of this machine.
@@ -55,33 +55,25 @@ def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, met
         path: where the file goes; it appears complete or not at all.
         frames: uint8 [H, W, 3] RGB frames, or uint8 [H, W, 2] flow codes (stored side by side as one grey image).
         quality: JPEG quality, 1 to 100.
-        meta: JSON-able fingerprint; `format`, `frames`, `width`, `height` are added.
-
-    Returns:
-        The number of frames written.
+        meta: what the clip was made of, as JSON values; `format`, `frames`, `width`, `height` are added.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".part.{os.getpid()}")
     count, size = 0, (0, 0)
-    try:
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-            for frame in frames:
-                count += 1
-                size = frame.shape[:2]
-                entry = zipfile.ZipInfo(f"{count:05d}.jpg", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system, entry.external_attr = 3, 0o644 << 16
-                archive.writestr(entry, _encode(frame, quality))
-            meta = {"format": FORMAT, **meta, "frames": count, "width": size[1], "height": size[0]}
-            archive.comment = json.dumps(meta, sort_keys=True).encode()
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for frame in frames:
+            count += 1
+            size = frame.shape[:2]
+            entry = zipfile.ZipInfo(f"{count:05d}.jpg", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix, whatever system this is
+            archive.writestr(entry, _encode(frame, quality))
+        meta = {"format": FORMAT, **meta, "frames": count, "width": size[1], "height": size[0]}
+        archive.comment = json.dumps(meta, sort_keys=True).encode()
 
 
 class ClipReader:
-    """Random access to the frames of a clip file. A context manager; `meta` is the fingerprint it was written with.
+    """Read single frames of a clip file; a context manager.
+
+    Attributes:
+        meta: what `write_clip` was given, with `format`, `frames`, `width` and `height`.
 
     Raises:
         UserError: the file is missing, is not a clip file, or is damaged.
@@ -101,7 +93,7 @@ class ClipReader:
             raise self._damaged(error) from None
         if self.meta.get("format") != FORMAT or self.meta.get("frames") != len(self._entries):
             self._file.close()
-            raise self._damaged("its fingerprint does not fit its content")
+            raise self._damaged("its comment does not fit its content")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -113,7 +105,7 @@ class ClipReader:
         self._file.close()
 
     def read(self, indices: Sequence[int] | np.ndarray, reduce: int = 1) -> np.ndarray:
-        """Decode some frames, each distinct one once.
+        """Return some frames, decoding each distinct one once.
 
         Args:
             indices: frame numbers from 0, any order, repeats allowed.
@@ -127,7 +119,7 @@ class ClipReader:
         return np.stack([frames[i] for i in inverse.ravel()])
 
     def encoded(self, index: int) -> bytes:
-        """The JPEG of one frame."""
+        """Return the JPEG of one frame."""
         offset, size = self._entries[index].tolist()
         self._file.seek(offset)
         data = self._file.read(size)
@@ -147,7 +139,7 @@ class ClipReader:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def undecodable(self, index: int) -> UserError:
-        """What to raise where a frame's JPEG is damaged."""
+        """Return the error to raise where a frame's JPEG is damaged."""
         return self._damaged(f"frame {index + 1} cannot be decoded")
 
     def _damaged(self, why: object) -> UserError:
@@ -160,10 +152,11 @@ def _encode(frame: np.ndarray, quality: int) -> bytes:
 
 
 def _directory(file: Any) -> tuple[np.ndarray, bytes]:
-    """Offset and size of every entry's data, int64 [T, 2], and the comment, from the central directory.
+    """Return offset and size of every entry's data, int64 [T, 2], and the comment, from the central directory.
 
-    `zipfile` builds an object an entry, which costs more than decoding a few frames; our entries are stored, without
-    extra fields, so offsets follow from the directory alone (30 bytes of local header plus the name).
+    `zipfile` builds an object per entry, which costs more than decoding a few frames. The entries of `write_clip` are
+    uncompressed and without extra fields, so their offsets follow from the directory alone (30 bytes of local header
+    plus the name).
     """
     end = file.seek(0, os.SEEK_END)
     tail_start = max(0, end - _TAIL)

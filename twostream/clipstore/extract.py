@@ -1,4 +1,4 @@
-"""Extraction: every readable clip becomes one packed file of RGB frames or of optical flow."""
+"""Extract RGB frames or optical flow: decode every readable clip, resize, solve, encode and write one packed file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import av
 import cv2
@@ -25,41 +25,49 @@ from twostream.clipstore import stored_size, write_clip
 from twostream.core.cache import FileCache, code_digest, key_of
 from twostream.core.files import sha256_of
 from twostream.core.parallel import cores, unordered
-from twostream.errors import UserError
+from twostream.errors import UserError, reason
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
 from twostream.flow.gpu_server import FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
 from twostream.video import VideoError, read_frames, resize
 
-Modality = Literal["rgb", "flow"]
-
 # Files that a flow method imports from outside its own module or package, see `code_files`.
 _ALSO_IMPORTED = {"tvl1": ["flow/simd.py"], "raft": ["networks/weights.py"]}
 
 
-@dataclass(frozen=True)
-class _Job:
+class Clip(NamedTuple):
+    """A clip to extract: its video, the file to write, and what `clips.csv` knows of it."""
+
     clip_id: str
     video: Path
     target: Path
     frames: int
-    digest: str = ""  # SHA-256 of the video
-    done: bool = False
-    error: str = ""
+    sha256: str = ""  # of the video
+
+
+class Result(NamedTuple):
+    """What became of a clip: served from the cache, extracted now, still missing, or failed for a reason."""
+
+    clip: Clip
+    status: Literal["cached", "extracted", "missing", "failed"]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What all clips have in common."""
+class Job:
+    """What the clips of one extraction have in common."""
 
     settings: Rgb | Flow
-    device: str
-    made_of: dict[str, Any]
+    fingerprint: dict[str, Any]  # of `fingerprint_of`
     cache: FileCache
 
-    def key(self, job: _Job) -> str:
-        return key_of(source=job.digest, **self.made_of)
+    @property
+    def modality(self) -> Literal["rgb", "flow"]:
+        return "flow" if isinstance(self.settings, Flow) else "rgb"
+
+    def key(self, clip: Clip) -> str:
+        return key_of(source=clip.sha256, **self.fingerprint)
 
 
 def extract(
@@ -67,115 +75,125 @@ def extract(
 ) -> dict[str, int]:
     """Write `out/<clip id>.zip` for every clip with status ok; the modality follows from the type of `settings`.
 
-    What the cache holds is served first. The rest is decoded, solved and encoded clip by clip, each in one process on
-    one thread; where flow is solved on a GPU, that is done for all of
-    them in this process (`twostream.flow.gpu_server`).
+    Clips that the cache holds are served first. The others are extracted in parallel, the longest first, one clip per
+    process and one thread per process. On a GPU, this process solves the flow of all of them.
 
     Args:
         clips: the table of `clips.csv`.
         videos: folder of the videos, `<class>/<file>`.
-        out: folder of the clip files; each appears whole or not at all.
+        out: folder of the clip files; each appears complete or not at all.
         settings: the parameter section of the modality.
         cache: where clips that were extracted before are taken from.
-        workers: processes; 0 means one a core, and two a core beside a GPU.
+        workers: number of processes; 0: one per core, or two per core where a GPU solves.
 
     Returns:
         Counts: `clips`, `extracted` (computed now) and `cached` (taken from the cache).
 
     Raises:
-        UserError: a clip that could be read when it was listed cannot be read now, there is no GPU that
-            `flow.device` asks for, or it fails.
+        UserError: a clip that could be read when it was listed cannot be read now, or `flow.device` asks for a GPU
+            that is missing or fails.
     """
     usable = clips[clips["status"] == "ok"]
-    jobs = [_Job(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
+    todo = [Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
     device = resolve_device(settings) if isinstance(settings, Flow) else "cpu"
-    work = _Work(settings, device, _made_of(settings, device), cache)
+    job = Job(settings, fingerprint_of(settings, device), cache)
     workers = workers or cores() * (2 if device == "cuda" else 1)  # two: one decodes or encodes while another waits
 
-    modality = _modality(settings)
-    jobs = list(unordered(functools.partial(_look_up, work), jobs, workers=workers, what=f"{modality}: cached"))
-    left = sorted((job for job in jobs if not (job.done or job.error)), key=lambda job: (-job.frames, job.clip_id))
-    extracted = []
-    if left:
-        with _prepared(settings, device) as server:
-            extract_one = functools.partial(_extract_one, work, server)
-            extracted += unordered(extract_one, left, workers=workers, what=modality)
-    failed = sorted((job for job in jobs + extracted if job.error), key=lambda job: job.clip_id)
+    looked_up = list(unordered(functools.partial(_look_up, job), todo, workers=workers, what=f"{job.modality}: cached"))
+    missing = [result.clip for result in looked_up if result.status == "missing"]
+    missing.sort(key=lambda clip: (-clip.frames, clip.clip_id))  # or the longest clip would run alone at the end
+    results = [result for result in looked_up if result.status != "missing"]
+    if missing:
+        results += _extract_all(job, missing, device, workers)
+
+    failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
     if failed:
-        named = ", ".join(f"{job.clip_id!r} ({job.error})" for job in failed[:5])
+        named = ", ".join(f"{one.clip.clip_id!r} ({one.reason})" for one in failed[:5])
         raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force split`")
-    built = sum(job.done for job in extracted)
-    return {"clips": len(jobs), "extracted": built, "cached": len(jobs) - built}
+    extracted = sum(result.status == "extracted" for result in results)
+    return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
 
 
-def _look_up(work: _Work, job: _Job) -> _Job:
-    """The job with its video's digest, done if the cache has its clip."""
+def _look_up(job: Job, clip: Clip) -> Result:
+    """Serve a clip from the cache if its video and all that shapes its bytes are unchanged."""
     try:
-        job = replace(job, digest=sha256_of(job.video))
+        clip = clip._replace(sha256=sha256_of(clip.video))
     except OSError as error:
-        return replace(job, error=error.strerror or type(error).__name__)
-    return replace(job, done=work.cache.serve(work.key(job), job.target))
+        return Result(clip, "failed", reason(error))
+    return Result(clip, "cached" if job.cache.serve(job.key(clip), clip.target) else "missing")
 
 
-def _extract_one(work: _Work, server: str, job: _Job) -> _Job:
-    """The job, done if its clip was made here, with an error if its video cannot be decoded."""
-    cv2.setNumThreads(1)  # clips run in parallel, one a process
-    settings = work.settings
-
-    def build(path: Path) -> None:
-        used = work.made_of["settings"]
-        meta = {"modality": _modality(settings), "source": f"sha256:{job.digest}", "settings": used}
-        with contextlib.closing(_images(job, settings, work.device, server)) as images:
-            write_clip(path, images, settings.jpeg_quality, meta)
-
-    try:
-        return replace(job, done=work.cache.make(work.key(job), job.target, build))
-    except VideoError as error:
-        return replace(job, error=str(error))
-
-
-def _images(job: _Job, settings: Rgb | Flow, device: str, server: str) -> Iterator[np.ndarray]:
+def _extract_all(job: Job, clips: Sequence[Clip], device: str, workers: int) -> list[Result]:
+    run = functools.partial(unordered, items=clips, workers=workers, what=job.modality)
+    settings = job.settings
     if isinstance(settings, Rgb):
-        return shrunk(read_frames(job.video), settings.short_side)
-    grey = shrunk(read_frames(job.video, "gray"), settings.short_side)
-    if settings.frames:
-        grey = spread(grey, job.frames, settings.frames)
-    if server:
-        return solve_remotely(server, grey)
-    return _solve(_solver(settings.model_dump_json(by_alias=True), device), grey, settings.bound)
+        return list(run(functools.partial(extract_rgb_clip, job)))
+    if device == "cpu":
+        _compile_kernels(settings)
+        return list(run(functools.partial(extract_flow_clip_cpu, job)))
+    with message_if_slow(f"starting {settings.method} on the GPU"):
+        solver = make_solver(settings, device)
+    with FlowServer(solver, settings.bound) as server:
+        return list(run(functools.partial(extract_flow_clip_gpu, job, server.address)))
 
 
-def _solve(solver: Solver, grey: Iterator[np.ndarray], bound_px: float) -> Iterator[np.ndarray]:
-    for flow_px in solver.sequence(grey):
-        yield encode_flow(flow_px, bound_px)
+def extract_rgb_clip(job: Job, clip: Clip) -> Result:
+    """Write the frames of a clip at their stored size."""
+    return _write(job, clip, shrunk(read_frames(clip.video), job.settings.short_side))
+
+
+def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
+    """Solve the flow of a clip in this process, and write it."""
+    solver = _solver(job.settings.model_dump_json(by_alias=True))
+    flows_px = solver.sequence(_grey_frames(job.settings, clip))
+    return _write(job, clip, (encode_flow(flow_px, job.settings.bound) for flow_px in flows_px))
+
+
+def extract_flow_clip_gpu(job: Job, address: str, clip: Clip) -> Result:
+    """Have the `FlowServer` at `address` solve the flow of a clip, and write it."""
+    return _write(job, clip, solve_remotely(address, _grey_frames(job.settings, clip)))
+
+
+def _grey_frames(settings: Flow, clip: Clip) -> Iterator[np.ndarray]:
+    """Yield the frames between which flow is computed, uint8 [H, W]."""
+    frames = shrunk(read_frames(clip.video, "gray"), settings.short_side)
+    return spread(frames, clip.frames, settings.frames) if settings.frames else frames
 
 
 @functools.lru_cache(1)
-def _solver(settings: str, device: str) -> Solver:
-    """The solver of this process, kept from clip to clip with the memory it works in or the network it has loaded."""
-    return make_solver(Flow.model_validate_json(settings), device)
+def _solver(settings_json: str) -> Solver:
+    """Return this process's solver, kept from clip to clip with its working memory or its network."""
+    return make_solver(Flow.model_validate_json(settings_json), "cpu")
 
 
-@contextlib.contextmanager
-def _prepared(settings: Rgb | Flow, device: str) -> Iterator[str]:
-    """What must be there before the workers start: compiled kernels, or a server on the GPU, whose address is given."""
-    if device == "cuda":
-        with said_if_long(f"starting {settings.method} on the GPU"):
-            solver = make_solver(settings, device)
-        with FlowServer(solver, settings.bound) as server:
-            yield server.address
-        return
-    if isinstance(settings, Flow) and settings.method == "tvl1":
-        with said_if_long(f"compiling {settings.method} for this processor, which is kept for the next time"):
-            # Large enough for several levels of a pyramid, and not alike: no branch is left for the workers to compile.
+def _write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
+    cv2.setNumThreads(1)  # clips run in parallel, one per process
+
+    def build(path: Path) -> None:
+        source, settings = f"sha256:{clip.sha256}", job.fingerprint["settings"]
+        meta = {"modality": job.modality, "source": source, "settings": settings}
+        with contextlib.closing(frames):
+            write_clip(path, frames, job.settings.jpeg_quality, meta)
+
+    try:
+        extracted = job.cache.make(job.key(clip), clip.target, build)
+    except VideoError as error:
+        return Result(clip, "failed", str(error))
+    return Result(clip, "extracted" if extracted else "cached")
+
+
+def _compile_kernels(settings: Flow) -> None:
+    """Compile the kernels of TV-L1 here and keep them on disk, or each worker would compile them again."""
+    if settings.method == "tvl1":
+        with message_if_slow("compiling tvl1 for this processor; later runs reuse the result"):
+            # 128x128 gives several pyramid levels, and noise gives large and small motion: every kernel is called.
             images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8)
-            make_solver(settings, device)(*images)
-    yield ""
+            make_solver(settings, "cpu")(*images)
 
 
 @contextlib.contextmanager
-def said_if_long(text: str) -> Iterator[None]:
-    """Say on the standard error what is being waited for once that has taken two seconds."""
+def message_if_slow(text: str) -> Iterator[None]:
+    """Print what the user is waiting for, on the standard error, once the block has taken two seconds."""
     timer = threading.Timer(2, print, [f"{text} ..."], {"file": sys.stderr, "flush": True})
     timer.start()
     try:
@@ -184,30 +202,29 @@ def said_if_long(text: str) -> Iterator[None]:
         timer.cancel()
 
 
-def shrunk(images: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
-    """The images at the size that a clip of them is stored at, see `stored_size`: uint8 [H, W] or [H, W, 3]."""
+def shrunk(images: Iterable[np.ndarray], short_side: int) -> Generator[np.ndarray]:
+    """Yield the images at the size at which a clip of them is stored, see `stored_size`: uint8 [H, W] or [H, W, 3]."""
     size = None
     for image in images:
-        if size is None:  # a stream may change its picture size on the way; the clip keeps its first
+        if size is None:  # a video may change its frame size midway; the clip keeps the first
             size = stored_size(image.shape[1], image.shape[0], short_side)
         yield resize(image, size)
 
 
-def spread(images: Iterable[np.ndarray], count: int, wanted: int) -> Iterator[np.ndarray]:
-    """`wanted` of `count` images, evenly spread, the first and the last among them; repeated where there are fewer."""
+def spread(images: Iterable[np.ndarray], count: int, wanted: int) -> Generator[np.ndarray]:
+    """Yield `wanted` of `count` images, evenly spread with the first and the last; a short clip repeats some."""
     repeats = np.bincount(np.linspace(0, count - 1, wanted).round().astype(int), minlength=count)
     for image, times in zip(images, repeats):  # noqa: B905 - a decoder may give one frame more or less
         yield from itertools.repeat(image, int(times))
 
 
-def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
-    """All that a clip's bytes follow from, but for its video.
+def fingerprint_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
+    """Return everything beside the video that a clip's bytes depend on.
 
-    Of the settings, another method's parameters do not count, and of the device only where it is.
+    The sections of other flow methods do not count, and `device` is where flow is solved, not what was asked for.
     """
     used = settings.model_dump(by_alias=True)
-    # The bytes depend on the decoder and the codec too, so these are part of what a file was made of.
-    libraries = {"opencv": cv2.__version__, "ffmpeg": av.__version__}
+    libraries = {"opencv": cv2.__version__, "ffmpeg": av.__version__}  # the decoder and the codec
     if isinstance(settings, Flow):
         used = {key: value for key, value in used.items() if not isinstance(value, dict) or key == settings.method}
         used["device"] = device
@@ -218,12 +235,8 @@ def _made_of(settings: Rgb | Flow, device: str) -> dict[str, Any]:
     return {"settings": used, "code": code_digest(*code_files(settings)), "format": clipstore.FORMAT, **libraries}
 
 
-def _modality(settings: Rgb | Flow) -> Modality:
-    return "flow" if isinstance(settings, Flow) else "rgb"
-
-
 def code_files(settings: Rgb | Flow) -> list[Path]:
-    """Return the files of the library that shape a clip's bytes, for the key under which the cache keeps the clip."""
+    """Return the files of the library that shape a clip's bytes; their digest is part of the clip's key."""
     package = Path(os.path.dirname(twostream.__file__))
     files = [package / "clipstore/__init__.py", package / "clipstore/extract.py", package / "video.py"]
     if isinstance(settings, Flow):

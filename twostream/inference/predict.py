@@ -24,7 +24,7 @@ from pydantic import ValidationError, create_model
 from tqdm import tqdm
 
 from twostream.clipstore import ClipReader, write_clip
-from twostream.clipstore.extract import said_if_long, shrunk, spread
+from twostream.clipstore.extract import message_if_slow, shrunk, spread
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
@@ -437,7 +437,7 @@ def _survey(source: str | Path) -> tuple[Probe, np.ndarray, float]:
     """What is in a file, its frames' times and its duration in seconds; UserError where there is nothing to predict."""
     if os.path.isdir(source):
         raise UserError(f"{source}: is a folder; give a video in it")
-    with said_if_long(f"counting the frames of {source}"):
+    with message_if_slow(f"counting the frames of {source}"):
         found, times = survey(source)
     if found.frames < 2 or min(found.width, found.height) < MIN_SIDE:
         raise UserError(f"{source}: {found.reason}; give a video file")
@@ -473,7 +473,7 @@ def _solver(settings: Rgb | Flow, accelerator: str) -> Solver | None:
         settings = settings.model_copy(update={"device": "cpu"})
     elif settings.device == "cuda":  # where it was trained; here there may be none
         settings = settings.model_copy(update={"device": "auto"})
-    with said_if_long(f"getting {settings.method} ready"):
+    with message_if_slow(f"getting {settings.method} ready"):
         solver = make_solver(settings, resolve_device(settings))
         solver(*np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8))
     return solver
