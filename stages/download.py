@@ -1,4 +1,4 @@
-"""Stage: bring the data set's videos and its split files into data/."""
+"""Stage: bring the videos and split files of the data set into data/."""
 
 import shutil
 from pathlib import Path
@@ -12,16 +12,14 @@ VIDEOS, ANNOTATIONS = Path("data/videos"), Path("data/annotations")
 
 
 def download(params: Params) -> None:
-    """Fill data/videos/<class>/ and data/annotations/ from the source that params.yaml names."""
+    """Fill data/videos/<class>/ and data/annotations/ from `dataset.source`."""
     dataset = params.dataset
     for folder in (VIDEOS, ANNOTATIONS):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    # Half a download is worth keeping: it waits beside DVC's cache, under the name of its source.
+    # The downloads of an interrupted run stay beside DVC's cache, in a folder named after their source.
     scratch = open_cache().root / "download" / key_of(name=dataset.name, source=dataset.source)[:16]
-    scratch.mkdir(parents=True, exist_ok=True)
     get_dataset(dataset.name).fetch(dataset, params.seed, VIDEOS, ANNOTATIONS, scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

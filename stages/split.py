@@ -1,4 +1,4 @@
-"""Stage: list every clip, probed by decoding, and assign it to train, val or test."""
+"""Stage: probe every clip by decoding it, and assign it to train, val or test."""
 
 from pathlib import Path
 

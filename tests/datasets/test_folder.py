@@ -10,10 +10,8 @@ import pytest
 from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
-from twostream.datasets import Description, folder, get_dataset
+from twostream.datasets import DatasetIndex, folder, get_dataset
 from twostream.errors import UserError
-
-DATA = TEST_DATA
 
 
 def settings(source: Path | str, **changes: object) -> params.Dataset:
@@ -35,7 +33,7 @@ def write_csv(path: Path, *rows: list[str]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def run(dataset: params.Dataset, place: Path) -> Description:
+def run(dataset: params.Dataset, place: Path) -> DatasetIndex:
     folder.fetch(dataset, 0, place / "videos", place / "annotations", place / "scratch")
     assert not (place / "scratch").exists()
     return folder.describe(dataset, place / "videos", place / "annotations")
@@ -156,7 +154,7 @@ def test_links_are_followed_and_files_that_cannot_be_copied_are_listed(tmp_path)
         "b/5.avi",
         "c/5.avi",
     ]
-    assert clips["reason"]["a/gone.avi"] == "a link to a file that is not there"
+    assert clips["reason"]["a/gone.avi"] == "a link to a file that does not exist"
     assert clips["reason"]["a/pipe.avi"] == "not a regular file"
     assert made.splits[1]["a/gone"] == "unused"
     copy = tmp_path / "out" / "videos" / "b" / "5.avi"
@@ -287,7 +285,7 @@ def test_a_relative_source_may_have_absolute_names_in_its_table(tmp_path, monkey
         (["run/9.mp4", "", "s1", "train"], "line 6: class ''"),
         (["run/9.mp4", "a/b", "s1", "train"], "line 6: class 'a/b'"),
         (["run/9.mp4", "..", "s1", "train"], "line 6: class '..'"),
-        (["run/1.mp4", "run", "s1", "train"], "line 6: 'run/1.mp4' stands in line 2 already"),
+        (["run/1.mp4", "run", "s1", "train"], "line 6: 'run/1.mp4' is in line 2 already"),
         (["", "run", "s1", "train"], "line 6: path ''"),
         (["/etc/passwd", "run", "s1", "train"], "line 6: path '/etc/passwd' is not a file inside"),
         (["../../../secret.mp4", "run", "s1", "train"], "is not a file inside"),
@@ -301,7 +299,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path, row, says):
 
 def test_bad_tables_are_one_line_each(tmp_path):
     source = with_table(tmp_path, ["file", "label"], ["a", "b"])
-    assert "must name the columns" in refused(settings(source), tmp_path / "out")
+    assert "must be the columns" in refused(settings(source), tmp_path / "out")
     write_csv(source / "split.csv", HEADER)
     assert "no clips to" in refused(settings(source), tmp_path / "out")
     write_csv(source / "split.csv", ["path"], ["gone.mp4"], ["lost.mp4"])
@@ -310,9 +308,9 @@ def test_bad_tables_are_one_line_each(tmp_path):
     assert "not valid CSV" in refused(settings(source), tmp_path / "out")
 
 
-def test_a_group_on_two_sides_of_the_users_table_is_an_error(tmp_path):
+def test_a_group_in_two_subsets_of_the_users_table_is_an_error(tmp_path):
     source = with_table(tmp_path, HEADER, *GOOD[:3], ["wave/2.mp4", "wave", "s1", "test"])
-    with pytest.raises(UserError, match="group 's1' stands on two sides, with 'wave/2' in test and 'run/1' in train"):
+    with pytest.raises(UserError, match="group 's1' is in two subsets, with 'wave/2' in test and 'run/1' in train"):
         run(settings(source), tmp_path / "out")
 
 
@@ -320,7 +318,7 @@ def test_groups_that_names_suggest_only_warn_against_the_users_split(tmp_path, c
     source = fill(tmp_path / "in", "run/anna_1.mp4", "run/anna_2.mp4")
     write_csv(source / "split.csv", ["path", "split"], ["run/anna_1.mp4", "train"], ["run/anna_2.mp4", "test"])
     assert run(settings(source), tmp_path / "out").splits[1].to_dict() == {"run/anna_1": "train", "run/anna_2": "test"}
-    assert "stand on two sides of the split, such as 'anna'" in capsys.readouterr().out
+    assert "have clips in two subsets of the split, such as 'anna'" in capsys.readouterr().out
 
 
 def test_a_table_has_one_split(tmp_path):
@@ -328,20 +326,20 @@ def test_a_table_has_one_split(tmp_path):
         run(settings(with_table(tmp_path, HEADER, *GOOD), splits=[1, 2]), tmp_path / "out")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
+@pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 @pytest.mark.parametrize(
     ("name", "clips", "groups", "train", "test"), [("fights", 226, 119, 150, 76), ("arid6", 72, 15, 48, 24)]
 )
 def test_real_clips_with_their_table(tmp_path, name, clips, groups, train, test):
-    made = run(settings(DATA / name), tmp_path)
+    made = run(settings(TEST_DATA / name), tmp_path)
     assert len(made.clips) == clips and set(made.clips["status"]) == {"ok"}
     assert made.clips["group"].nunique() == groups
     assert made.splits[1].value_counts().to_dict() == {"train": train, "test": test}
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
+@pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_names_of_real_clips_tell_the_groups_that_their_table_tells(tmp_path):
-    given = run(settings(DATA / "arid6"), tmp_path / "table").clips["group"]
-    told = run(settings(DATA / "arid6" / "videos"), tmp_path / "names").clips["group"]
+    given = run(settings(TEST_DATA / "arid6"), tmp_path / "table").clips["group"]
+    told = run(settings(TEST_DATA / "arid6" / "videos"), tmp_path / "names").clips["group"]
     pairs = set(zip(given, told, strict=True))
     assert len(pairs) == given.nunique() == told.nunique()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from twostream.datasets.grouping import groups_by_name, groups_by_pattern
+from twostream.datasets.folder.grouping import groups_by_name, groups_by_pattern
 from twostream.errors import UserError
 
 

@@ -14,26 +14,27 @@ import yaml
 from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
-from twostream.datasets import Description, hmdb51, ucf101
-from twostream.datasets.splits import hold_out_validation, straddling_groups
+from twostream.datasets import DatasetIndex, get_dataset, official
+from twostream.datasets.hmdb51 import HMDB51, source_of
+from twostream.datasets.official import Benchmark
+from twostream.datasets.splits import hold_out_validation, leaking_groups
+from twostream.datasets.ucf101 import UCF101
 from twostream.errors import UserError
-
-DATA = TEST_DATA
 
 
 def settings(name: str, source: Path | str, **changes: object) -> params.Dataset:
     return dataset_settings(**{"name": name, "source": str(source), "splits": [1, 2, 3], **changes})
 
 
-def run(module, dataset: params.Dataset, place: Path) -> Description:
-    module.fetch(dataset, 0, place / "videos", place / "annotations", place / "scratch")
+def run(benchmark: Benchmark, dataset: params.Dataset, place: Path) -> DatasetIndex:
+    official.fetch(benchmark, dataset, place / "videos", place / "annotations", place / "scratch")
     assert not (place / "scratch").exists()
-    return module.describe(dataset, place / "videos", place / "annotations")
+    return official.describe(benchmark, dataset, place / "videos", place / "annotations")
 
 
-def refused(module, dataset: params.Dataset, place: Path) -> str:
+def refused(benchmark: Benchmark, dataset: params.Dataset, place: Path) -> str:
     with pytest.raises(UserError) as caught:
-        run(module, dataset, place)
+        run(benchmark, dataset, place)
     assert not (place / "videos").exists() and not (place / "videos.part").exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -48,11 +49,14 @@ def hmdb_names() -> dict[str, list[str]]:
     return {c: [f"{s}_{c}_f_cm_np1_fr_med_{i}.avi" for i, s in enumerate(SOURCES)] for c in labels}
 
 
+SMALL_HMDB51 = dataclasses.replace(HMDB51, clips=51 * 4)
+SMALL_UCF101 = dataclasses.replace(UCF101, classes=2, clips=12)
+
+
 @pytest.fixture
-def small_hmdb(monkeypatch) -> dict[str, bytes]:
+def small_hmdb() -> dict[str, bytes]:
     """The files of a complete HMDB51 of 204 clips: source n-1 is split n's test set, the last is unused."""
     names = hmdb_names()
-    monkeypatch.setattr(hmdb51, "HMDB51", dataclasses.replace(hmdb51.HMDB51, clips=51 * 4))
     content = {f"hmdb51_org/{c}/{name}": name.encode() for c, clips in names.items() for name in clips}
     for n in (1, 2, 3):
         for c, clips in names.items():
@@ -77,7 +81,7 @@ def zipped(content: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def check_small_hmdb(made: Description, place: Path) -> None:
+def check_small_hmdb(made: DatasetIndex, place: Path) -> None:
     clips = made.clips.set_index("clip_id")
     assert len(clips) == 204 and set(clips["status"]) == {"ok"} and clips["class"].nunique() == 51
     assert set(clips["group"]) == set(SOURCES)
@@ -89,8 +93,17 @@ def check_small_hmdb(made: Description, place: Path) -> None:
         assert set(clips["group"][made.splits[n] == "test"]) == {SOURCES[n - 1]}
 
 
+@pytest.mark.parametrize("benchmark", [HMDB51, UCF101], ids=lambda benchmark: benchmark.name)
+def test_a_benchmark_is_found_by_its_name(tmp_path, benchmark):
+    module, source = get_dataset(benchmark.name), settings(benchmark.name, tmp_path)
+    with pytest.raises(UserError, match=f"no split lists of {benchmark.name}"):
+        module.fetch(source, 0, tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch")
+    with pytest.raises(UserError, match="holds no "):
+        module.describe(source, tmp_path / "videos", tmp_path / "annotations")
+
+
 def test_hmdb51_from_a_folder(tmp_path, small_hmdb):
-    made = run(hmdb51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
+    made = run(SMALL_HMDB51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
     check_small_hmdb(made, tmp_path)
 
 
@@ -113,7 +126,7 @@ def test_hmdb51_from_any_nesting(tmp_path, small_hmdb, nesting):
         with tarfile.open(tmp_path / "in.tar.gz", "w:gz") as archive:
             archive.add(source, "whatever")
         source = tmp_path / "in.tar.gz"
-    check_small_hmdb(run(hmdb51, settings("hmdb51", source), tmp_path), tmp_path)
+    check_small_hmdb(run(SMALL_HMDB51, settings("hmdb51", source), tmp_path), tmp_path)
 
 
 def test_videos_and_lists_may_come_from_different_mirrors(tmp_path, small_hmdb, capsys):
@@ -126,7 +139,7 @@ def test_videos_and_lists_may_come_from_different_mirrors(tmp_path, small_hmdb, 
     }
     (tmp_path / "mirrors.yaml").write_text(yaml.safe_dump(mirrors))
     place = tmp_path / "out"
-    check_small_hmdb(run(hmdb51, settings("hmdb51", tmp_path / "mirrors.yaml"), place), place)
+    check_small_hmdb(run(SMALL_HMDB51, settings("hmdb51", tmp_path / "mirrors.yaml"), place), place)
     said = capsys.readouterr().out
     assert "holds no split lists" in said and "201 of 204 clips are missing" in said
 
@@ -135,7 +148,7 @@ def test_another_ending_or_case_serves_where_the_exact_name_is_missing(tmp_path,
     content = {k.replace("_climb_f_", "_CLIMB_f_"): v for k, v in small_hmdb.items() if not k.endswith(".txt")}
     content = {k[:-4] + ".mp4" if "act00" in k else k: v for k, v in content.items()}
     content.update({k: v for k, v in small_hmdb.items() if k.endswith(".txt")})
-    made = run(hmdb51, settings("hmdb51", write(tmp_path / "in", content)), tmp_path)
+    made = run(SMALL_HMDB51, settings("hmdb51", write(tmp_path / "in", content)), tmp_path)
     assert set(made.clips["status"]) == {"ok"}
     paths = set(made.clips["path"])
     assert "act00/Film_act00_f_cm_np1_fr_med_2.mp4" in paths and "climb/Film_climb_f_cm_np1_fr_med_2.avi" in paths
@@ -144,7 +157,7 @@ def test_another_ending_or_case_serves_where_the_exact_name_is_missing(tmp_path,
 def test_a_second_copy_and_a_stranger_are_left_out_and_counted(tmp_path, small_hmdb, capsys):
     name = "Film_climb_f_cm_np1_fr_med_2.avi"
     extra = {f"a copy/{name}": b"other", "hmdb51_org/climb/stranger.avi": b"x"}
-    made = run(hmdb51, settings("hmdb51", write(tmp_path / "in", {**extra, **small_hmdb})), tmp_path)
+    made = run(SMALL_HMDB51, settings("hmdb51", write(tmp_path / "in", {**extra, **small_hmdb})), tmp_path)
     check_small_hmdb(made, tmp_path)
     assert "2 videos" in capsys.readouterr().out
 
@@ -152,10 +165,10 @@ def test_a_second_copy_and_a_stranger_are_left_out_and_counted(tmp_path, small_h
 def test_what_is_missing_is_counted_and_allowed_only_when_asked(tmp_path, small_hmdb):
     content = {k: v for k, v in small_hmdb.items() if not k.startswith("hmdb51_org/act00/") and "Film_climb_f" not in k}
     source = write(tmp_path / "in", content)
-    message = refused(hmdb51, settings("hmdb51", source), tmp_path)
+    message = refused(SMALL_HMDB51, settings("hmdb51", source), tmp_path)
     assert "5 of 204 clips are missing" in message
     assert "all of 1 classes (act00)" in message and "in climb" in message and "dataset.allow_missing" in message
-    made = run(hmdb51, settings("hmdb51", source, allow_missing=True), tmp_path)
+    made = run(SMALL_HMDB51, settings("hmdb51", source, allow_missing=True), tmp_path)
     gone = made.clips[made.clips["status"] == "missing"]
     assert len(gone) == 204 - sum(k.endswith(".avi") for k in content)
     assert set(gone["reason"]) == {"not in the source"} and len(made.clips) == 204
@@ -163,19 +176,19 @@ def test_what_is_missing_is_counted_and_allowed_only_when_asked(tmp_path, small_
 
 def test_without_lists_one_line_says_where_to_put_them(tmp_path, small_hmdb):
     source = write(tmp_path / "in", {k: v for k, v in small_hmdb.items() if k.endswith(".avi")})
-    message = refused(hmdb51, settings("hmdb51", source), tmp_path)
+    message = refused(SMALL_HMDB51, settings("hmdb51", source), tmp_path)
     assert "<class>_test_split<n>.txt" in message and "beside the videos" in message
 
 
 def test_a_missing_list_file_and_a_class_too_few_are_errors(tmp_path, small_hmdb):
     partial = {k: v for k, v in small_hmdb.items() if not k.endswith("act03_test_split2.txt")}
     source = write(tmp_path / "in", partial)
-    message = refused(hmdb51, settings("hmdb51", source, allow_missing=True), tmp_path)
+    message = refused(SMALL_HMDB51, settings("hmdb51", source, allow_missing=True), tmp_path)
     assert "152 of the 153" in message and "'act03_test_split2.txt' is missing" in message
     for n in (1, 3):
         (source / "testTrainMulti_7030_splits" / f"act03_test_split{n}.txt").unlink()
-    assert "of 50 classes" in refused(hmdb51, settings("hmdb51", source), tmp_path)
-    assert run(hmdb51, settings("hmdb51", source, allow_missing=True), tmp_path).clips["class"].nunique() == 50
+    assert "50 of the 51 classes" in refused(SMALL_HMDB51, settings("hmdb51", source), tmp_path)
+    assert run(SMALL_HMDB51, settings("hmdb51", source, allow_missing=True), tmp_path).clips["class"].nunique() == 50
 
 
 @pytest.mark.parametrize(
@@ -183,13 +196,13 @@ def test_a_missing_list_file_and_a_class_too_few_are_errors(tmp_path, small_hmdb
 )
 def test_a_line_of_another_form_is_named(tmp_path, small_hmdb, line):
     small_hmdb["testTrainMulti_7030_splits/climb_test_split1.txt"] = line.encode()
-    message = refused(hmdb51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
+    message = refused(SMALL_HMDB51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
     assert "climb_test_split1.txt" in message and repr(line) in message
 
 
 def test_two_versions_of_a_list_are_an_error(tmp_path, small_hmdb):
     small_hmdb["other/climb_test_split1.txt"] = b"Film_climb_f_cm_np1_fr_med_2.avi 2\n"
-    assert "differ" in refused(hmdb51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
+    assert "differ" in refused(SMALL_HMDB51, settings("hmdb51", write(tmp_path / "in", small_hmdb)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -204,13 +217,12 @@ def test_two_versions_of_a_list_are_an_error(tmp_path, small_hmdb):
     ],
 )
 def test_the_source_of_an_hmdb51_name(name, label, source):
-    assert hmdb51.source_of(name, label) == source
+    assert source_of(name, label) == source
 
 
 @pytest.fixture
-def small_ucf(monkeypatch) -> dict[str, bytes]:
+def small_ucf() -> dict[str, bytes]:
     """12 clips: two classes, one of them spelt differently in its files, groups 1 to 3, one tested in each split."""
-    monkeypatch.setattr(ucf101, "UCF101", dataclasses.replace(ucf101.UCF101, clips=12))
     called = {"Biking": "Biking", "HandstandPushups": "HandStandPushups"}
     names = [f"{c}/v_{called[c]}_g{g:02d}_c{k:02d}.avi" for c in called for g in (1, 2, 3) for k in (1, 2)]
     content = {f"UCF-101/{name}": name.encode() for name in names}
@@ -224,7 +236,7 @@ def small_ucf(monkeypatch) -> dict[str, bytes]:
 
 
 def test_ucf101_with_its_odd_spelling(tmp_path, small_ucf, capsys):
-    made = run(ucf101, settings("ucf101", write(tmp_path / "in", small_ucf)), tmp_path)
+    made = run(SMALL_UCF101, settings("ucf101", write(tmp_path / "in", small_ucf)), tmp_path)
     assert set(made.clips["status"]) == {"ok"} and len(made.clips) == 12
     assert set(made.clips["class"]) == {"Biking", "HandstandPushups"}
     assert "HandstandPushups/v_HandStandPushups_g01_c01" in set(made.clips["clip_id"])
@@ -234,28 +246,30 @@ def test_ucf101_with_its_odd_spelling(tmp_path, small_ucf, capsys):
             f"Biking_g0{n}",
             f"HandstandPushups_g0{n}",
         }
-        assert straddling_groups(made.splits[n], made.clips) == {}
+        assert leaking_groups(made.splits[n], made.clips) == {}
     assert capsys.readouterr().out == ""
 
 
 def test_ucf101_spelt_alike_everywhere_serves_too(tmp_path, small_ucf):
     content = {k.replace("HandStand", "Handstand") if k.endswith(".avi") else k: v for k, v in small_ucf.items()}
-    assert set(run(ucf101, settings("ucf101", write(tmp_path / "in", content)), tmp_path).clips["status"]) == {"ok"}
+    assert set(run(SMALL_UCF101, settings("ucf101", write(tmp_path / "in", content)), tmp_path).clips["status"]) == {
+        "ok"
+    }
 
 
 def test_ucf101_lists_that_contradict_or_lack_one_are_errors(tmp_path, small_ucf):
     small_ucf["ucfTrainTestlist/testlist01.txt"] += b"\r\nBiking/v_Biking_g02_c01.avi"
     source = write(tmp_path / "in", small_ucf)
-    assert "is in the training list too" in refused(ucf101, settings("ucf101", source), tmp_path)
+    assert "is in the train list too" in refused(SMALL_UCF101, settings("ucf101", source), tmp_path)
     (source / "ucfTrainTestlist" / "testlist03.txt").unlink()
-    assert "5 of the 6 split lists" in refused(ucf101, settings("ucf101", source), tmp_path)
+    assert "5 of the 6 split lists" in refused(SMALL_UCF101, settings("ucf101", source), tmp_path)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
+@pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_genuine_hmdb51(tmp_path, capsys):
-    source = DATA / "hmdb51"
-    assert "6,760 of 6,766 clips are missing" in refused(hmdb51, settings("hmdb51", source), tmp_path)
-    made = run(hmdb51, settings("hmdb51", source, allow_missing=True), tmp_path)
+    source = TEST_DATA / "hmdb51"
+    assert "6,760 of 6,766 clips are missing" in refused(HMDB51, settings("hmdb51", source), tmp_path)
+    made = run(HMDB51, settings("hmdb51", source, allow_missing=True), tmp_path)
     assert made.clips["status"].value_counts().to_dict() == {"missing": 6760, "ok": 6}
     assert made.clips["class"].nunique() == 51
     for n in (1, 2, 3):
@@ -265,17 +279,17 @@ def test_genuine_hmdb51(tmp_path, capsys):
         subset = hold_out_validation(made.splits[n], made.clips, 0.2, 0)
         # Official: sources may stand in train and test. Ours: none in val and train.
         official = made.splits[n].replace("test", "unused")
-        assert straddling_groups(subset.where(official != "unused", "unused"), made.clips) == {}
+        assert leaking_groups(subset.where(official != "unused", "unused"), made.clips) == {}
         assert (subset == "val").sum() == pytest.approx(714, abs=20)
     assert "in the official split 1, 133 sources have clips in both train and test" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
+@pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_genuine_ucf101(tmp_path):
-    made = run(ucf101, settings("ucf101", DATA / "ucf101", allow_missing=True), tmp_path)
+    made = run(UCF101, settings("ucf101", TEST_DATA / "ucf101", allow_missing=True), tmp_path)
     assert len(made.clips) == 13320 and made.clips["class"].nunique() == 101 and made.clips["group"].nunique() == 2525
     assert [(s == "train").sum() for s in made.splits.values()] == [9537, 9586, 9624]  # from the data set's report
-    assert all(straddling_groups(s, made.clips) == {} for s in made.splits.values())
+    assert all(leaking_groups(s, made.clips) == {} for s in made.splits.values())
     there = set(made.clips["clip_id"][made.clips["status"] == "ok"])
     assert len(there) == 36
     assert made.splits[1][sorted(there)].value_counts().to_dict() == {"train": 22, "test": 14}

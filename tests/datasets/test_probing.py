@@ -1,11 +1,12 @@
 """Ten odd files among good clips: each is listed with its reason, and no good one is lost."""
 
+import pandas as pd
 import pytest
 from helpers import moving_texture, write_audio, write_video
 
 from twostream.datasets import get_dataset
-from twostream.datasets.probing import list_clips
-from twostream.datasets.tables import read_clips, write_table
+from twostream.datasets.probing import list_clips, probe_clips
+from twostream.datasets.tables import CLIP_COLUMNS, read_clips, write_table
 from twostream.errors import UserError
 from twostream.params import parse_params
 
@@ -75,7 +76,7 @@ def test_too_many_unreadable_clips_fail_and_are_named(tmp_path, demo_values, sou
     assert "\n" not in message
 
 
-def test_no_group_stands_on_two_sides_of_a_split(tmp_path, demo_values):
+def test_no_group_is_in_two_subsets_of_a_split(tmp_path, demo_values):
     folder = tmp_path / "source"
     for label in ("jump", "run"):
         for word in ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]:
@@ -89,6 +90,52 @@ def test_no_group_stands_on_two_sides_of_a_split(tmp_path, demo_values):
         sides = {name: set(group[subset.index[subset == name]]) for name in ("train", "val", "test")}
         assert all(sides.values())
         assert not sides["train"] & sides["val"] and not (sides["train"] | sides["val"]) & sides["test"]
+
+
+def test_validation_clips_of_the_users_table_stay_as_they_are(tmp_path, demo_values):
+    rows = ["path,group,split"]
+    for label in ("jump", "run"):
+        for group, subset in enumerate(["train", "train", "train", "val", "test"]):
+            write_video(tmp_path / "source" / label / f"{group}.avi", moving_texture(3))
+            rows.append(f"{label}/{group}.avi,g{group},{subset}")
+    (tmp_path / "source" / "split.csv").write_text("\n".join(rows))
+    _, splits = _list(tmp_path, _dataset(demo_values, tmp_path / "source", splits=[1]))
+    assert list(splits[1]["subset"]) == ["train", "train", "train", "val", "test"] * 2
+
+
+def test_when_no_clip_can_be_read_one_line_says_so(tmp_path, demo_values):
+    rows = ["path,class,group,split", "jump/1.avi,jump,a,train", "run/1.avi,run,b,test"]
+    for label in ("jump", "run"):
+        (tmp_path / "source" / label).mkdir(parents=True)
+        (tmp_path / "source" / label / "1.avi").write_bytes(b"")
+    (tmp_path / "source" / "split.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match="none of its 2 clips can be read: 'jump/1.avi': empty file .*; 'run/1.avi'"):
+        _list(tmp_path, _dataset(demo_values, tmp_path / "source", splits=[1], max_unreadable=2))
+
+
+INDEX_COLUMNS = ["clip_id", "path", "class", "group", "status", "reason"]
+
+
+def test_a_missing_clip_is_not_probed_and_keeps_its_reason(tmp_path):
+    write_video(tmp_path / "a" / "1.avi", moving_texture(6, height=48, width=64))
+    rows = [["a/0", "a/0.avi", "a", "g", "missing", "not in the source"], ["a/1", "a/1.avi", "a", "g", "ok", ""]]
+    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, workers=1)
+    assert list(table.columns) == CLIP_COLUMNS
+    assert table.iloc[0].tolist() == ["a/0", "a/0.avi", "a", "g", 0, 0.0, 0, 0, "missing", "not in the source"]
+    assert table.iloc[1].tolist() == ["a/1", "a/1.avi", "a", "g", 6, 25.0, 64, 48, "ok", ""]
+    assert [table[name].dtype for name in ("frames", "fps", "width", "height")] == [
+        "int64",
+        "float64",
+        "int64",
+        "int64",
+    ]
+
+
+def test_a_table_of_missing_clips_alone_keeps_its_types(tmp_path):
+    rows = [["a/0", "a/0.avi", "a", "g", "missing", "gone"]]
+    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, workers=1)
+    assert table.iloc[0].tolist() == ["a/0", "a/0.avi", "a", "g", 0, 0.0, 0, 0, "missing", "gone"]
+    assert table["frames"].dtype == "int64"
 
 
 def test_one_class_is_no_data_set(tmp_path, demo_values):

@@ -9,10 +9,17 @@ import pytest
 import yaml
 from helpers import ROOT
 
-# How the work is done, not what comes out; see the head of dvc.yaml.
-UNUSED = {  # imported for the other modality
-    "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py", "twostream/flow/gpu_server.py"}
+from twostream.datasets import NAMES
+
+# Imported by a module that the stage needs, but not used in it.
+UNUSED = {
+    "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py", "twostream/flow/gpu_server.py"},
+    # `fetch` splits nothing; from the tables it takes the names of the subsets.
+    "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py"},
+    # `describe` reads what `fetch` made.
+    "split": {f"twostream/sources/{module}.py" for module in ("__init__", "archives", "huggingface", "walk")},
 }
+# How the work is done, not what comes out; see the head of dvc.yaml.
 HOW = {"params", "errors", "__init__", "networks/names"}
 HOW |= {f"{package}/__init__" for package in ("networks", "views", "streams", "fusion")}  # a docstring each
 
@@ -52,22 +59,46 @@ def _closure(path: Path) -> set[Path]:
     return seen
 
 
+def _dependencies(name: str, dataset: str) -> list[str]:
+    return [dep.replace("${dataset.name}", dataset) for dep in _stages()[name]["deps"]]
+
+
+def _missing(name: str, script: Path, listed: list[str]) -> set[str]:
+    """The modules that a script imports, also indirectly, and that `listed` holds neither by name nor by folder."""
+    needed = {str(path.relative_to(ROOT)) for path in {script, *_closure(script)}}
+    needed -= {f"twostream/{module}.py" for module in HOW} | UNUSED.get(name, set())
+    needed = {path for path in needed if not path.startswith("twostream/core/") and path != "stages/common.py"}
+    return {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
+
+
 @pytest.mark.parametrize("name", _stages())
 def test_a_stage_depends_on_every_module_that_shapes_its_output(name):
     stage = _stages()[name]
     script = ROOT / f"stages/{stage['cmd'].split()[2].removeprefix('stages.')}.py"
-    listed = stage["deps"]
-    assert str(script.relative_to(ROOT)) in listed
-    needed = {str(path.relative_to(ROOT)) for path in _closure(script)}
-    needed -= {f"twostream/{module}.py" for module in HOW} | UNUSED.get(name, set())
-    needed = {path for path in needed if not path.startswith("twostream/core/")}
-    missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
-    assert not missing
+    assert not _missing(name, script, stage["deps"])
 
 
+@pytest.mark.parametrize("dataset", NAMES)
+@pytest.mark.parametrize("name", ["download", "split"])
+def test_download_and_split_depend_on_every_module_of_their_data_set(name, dataset):
+    """A data set is imported by its name, which no import statement shows."""
+    package = ROOT / "twostream/datasets" / dataset / "__init__.py"
+    assert not _missing(name, package, _dependencies(name, dataset))
+
+
+@pytest.mark.parametrize("name", ["download", "split"])
+def test_download_and_split_do_not_depend_on_other_data_sets(name):
+    listed = _dependencies(name, "hmdb51")
+    assert "twostream/datasets" not in listed
+    assert not [
+        dep for dep in listed if any(dep.startswith(f"twostream/datasets/{other}") for other in ("demo", "folder"))
+    ]
+
+
+@pytest.mark.parametrize("dataset", NAMES)
 @pytest.mark.parametrize("name", _stages())
-def test_a_stages_code_dependencies_exist(name):
-    for dep in _stages()[name]["deps"]:
+def test_a_stages_code_dependencies_exist(name, dataset):
+    for dep in _dependencies(name, dataset):
         if dep.startswith(("twostream/", "stages/")):
             assert (ROOT / dep).exists(), dep
 

@@ -1,9 +1,9 @@
-"""Where clips come from and how they are split: one module a data set, all with the same two functions.
+"""Where clips come from and how they are split: one package per data set, all with the same two functions.
 
 `fetch(dataset, seed, videos, annotations, scratch)` fills the folder `videos` with `<class>/<file>` and the folder
-`annotations` with what splits them; both are absent or empty before, and appear whole. `scratch` holds downloads and
-unpacked archives over a kill. `describe(dataset, videos, annotations)` returns a :class:`Description` of what `fetch`
-made.
+`annotations` with the files that split them. Both are absent or empty before, and appear when they are complete.
+`scratch` keeps downloads and unpacked archives of an interrupted run; `seed` chooses what the demo draws.
+`describe(dataset, videos, annotations)` returns the :class:`DatasetIndex` of what `fetch` made.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ VIDEO_ENDINGS = frozenset(
     """
     .3g2 .3gp .asf .avi .divx .f4v .flv .m1v .m2ts .m2v .m4v .mkv .mov .mp4
     .mpe .mpeg .mpg .mts .mxf .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m
-    """.split()  # noqa: SIM905 - a list of words reads as one
+    """.split()  # noqa: SIM905 - a list of words is easier to read
 )
 
 
 @dataclass(frozen=True)
-class Description:
+class DatasetIndex:
     """The clips of a data set and how they are split.
 
     Attributes:
-        clips: one row a clip, sorted by clip_id; str columns clip_id, path (relative to the videos, with `/`), class,
-            group, status (`ok`: there, to be probed; `missing`), reason.
-        splits: for each number of `dataset.splits`, a Series: index clip_id in the order of `clips`, value `train`,
-            `test`, `unused`, or `val` where the user's own table says so.
+        clips: one row per clip, sorted by clip_id; str columns clip_id, path (relative to the videos, with `/`), class,
+            group, status (`ok`: present, to be probed; `missing`), reason.
+        splits: for each number of `dataset.splits`, a Series: index clip_id in the order of `clips`, values `train`,
+            `test`, `unused`, and `val` if the user's own table has it.
     """
 
     clips: pd.DataFrame
@@ -44,26 +44,26 @@ class Description:
 
 
 def get_dataset(name: str) -> ModuleType:
-    """The module of a data set, imported when it is asked for. Raises KeyError for a name not in :data:`NAMES`."""
+    """Import and return the package of a data set. Raises KeyError if `name` is not in :data:`NAMES`."""
     if name not in NAMES:
         raise KeyError(name)
     return importlib.import_module(f"twostream.datasets.{name}")
 
 
 def is_video(name: str | os.PathLike[str]) -> bool:
-    """Whether a file has the ending of a video container, in any case."""
+    """Return whether a file has the ending of a video container, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in VIDEO_ENDINGS
 
 
 def clip_ids(paths: Sequence[str]) -> list[str]:
-    """The ids of clips at `<class>/<file>`: the path without ending; clips that would share one keep their endings.
+    """Return the ids of clips at `<class>/<file>`: the path without ending; clips with the same id keep their endings.
 
-    Ids that differ in case alone count as shared, for the file systems that do not tell them apart.
+    Ids that differ only in case count as the same, because some file systems do not distinguish them.
     """
     ids = [str(PurePosixPath(path).with_suffix("")) for path in paths]
     while True:
         uses = Counter(i.casefold() for i in ids)
-        kept = [path if uses[i.casefold()] > 1 else i for i, path in zip(ids, paths, strict=True)]
-        if kept == ids:
+        unique = [path if uses[i.casefold()] > 1 else i for i, path in zip(ids, paths, strict=True)]
+        if unique == ids:
             return ids
-        ids = kept
+        ids = unique

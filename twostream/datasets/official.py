@@ -1,108 +1,121 @@
-"""What data sets with official split lists share: find the lists and the clips they name, count what is missing."""
+"""Data sets with official split lists: find the lists and their clips in the source, and count what is missing."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
-from twostream.datasets import Description, clip_ids, is_video
-from twostream.datasets.splits import straddling_groups
-from twostream.errors import UserError
+from twostream.datasets import DatasetIndex, clip_ids, is_video
+from twostream.datasets.splits import leaking_groups
+from twostream.errors import UserError, reason
 from twostream.sources import is_mirror_list, obtain, read_mirrors, scratch_folder
 from twostream.sources.walk import copy_file, new_folder, walk_files
 
 
+class Entry(NamedTuple):
+    """What one line of a split list says; `split` is 1, 2 or 3, `subset` is `train`, `test` or `unused`."""
+
+    label: str
+    name: str
+    group: str
+    split: int
+    subset: str
+
+
 @dataclass(frozen=True)
-class Official:
-    """What tells one such data set from another.
+class Benchmark:
+    """A published data set with three official splits.
 
     Attributes:
         name: as in `dataset.name`.
-        is_list: whether a file name is that of a split list.
-        read_lists: from (list files by name, whether some may be missing) to a DataFrame, one row a clip: str columns
-            class, name (file name), group, split1, split2, split3 (`train`, `test` or `unused`). Raises UserError.
-        lists: what the split lists are called, for messages.
-        clips: how many clips the complete data set has.
+        classes: how many classes the complete data set has.
+        clips: how many clips it has.
+        list_name: the pattern of the names of its split lists.
+        expected_lists: from the names of the lists found to those of a complete set.
+        parse_line: from the match of a list's name and one of its lines to its entry, None for a line of another form.
+        line_form: how a line should look, for messages.
+        lists: how the split lists are called, for messages.
     """
 
     name: str
-    is_list: Callable[[str], bool]
-    read_lists: Callable[[dict[str, Path], bool], pd.DataFrame]
-    lists: str
+    classes: int
     clips: int
+    list_name: re.Pattern[str]
+    expected_lists: Callable[[Iterable[str]], list[str]]
+    parse_line: Callable[[re.Match[str], str], Entry | None]
+    line_form: str
+    lists: str
 
 
-def fetch(official: Official, dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path) -> None:
-    """Fill `videos` with the clips that the lists name, and `annotations` with the lists.
+def fetch(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path) -> None:
+    """Fill `videos` with the clips that the split lists name, and `annotations` with the lists.
 
-    Clips and lists are found by their names, wherever they lie in the source and in the archives in it. A clip with
-    another video ending (a mirror may have converted it) or another case serves when there is none of the exact name.
+    Clips and lists are found by their names, anywhere in the source and in the archives in it. A clip with another
+    video ending (some mirrors convert the clips) or in another case is used if none has the exact name.
 
     Raises:
-        UserError: one line: no lists and where to put them, no clips, or how many are missing unless
+        UserError: one line: no lists and where to put them, no clips, or how many are missing without
             `dataset.allow_missing`.
     """
 
-    def find_lists(roots: list[Path]) -> dict[str, Path]:
-        found = _find_lists(official, roots)
-        official.read_lists(found, dataset.allow_missing)
-        return found
+    def find_lists(roots: list[Path]) -> tuple[dict[str, Path], pd.DataFrame]:
+        files = _find_lists(benchmark, roots)
+        return files, read_lists(benchmark, files, dataset.allow_missing)
 
     def find_all(roots: list[Path]) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
-        lists = separate_lists or find_lists(roots)
-        return lists, _find_clips(official, official.read_lists(lists, dataset.allow_missing), roots, dataset)
+        files, table = separate_lists or find_lists(roots)
+        return files, _find_clips(benchmark, table, roots, dataset)
 
     with scratch_folder(scratch):
         separate = is_mirror_list(dataset.source) and read_mirrors(dataset.source).annotations
         separate_lists = obtain(dataset.source, scratch, find_lists, "annotations") if separate else None
         lists, clips = obtain(dataset.source, scratch, find_all)
-        with new_folder(annotations) as listed, new_folder(videos) as copied:
+        with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
             for name, path in lists.items():
-                shutil.copyfile(path, listed / name)
+                shutil.copyfile(path, new_annotations / name)
             for (label, name), path in tqdm(clips.items(), desc="copying", unit="clip", delay=1):
-                (copied / label).mkdir(exist_ok=True)
-                ending = os.path.splitext(name)[1]
+                (new_videos / label).mkdir(exist_ok=True)
+                stem, ending = os.path.splitext(name)
                 if path.suffix.lower() != ending.lower():
                     ending = path.suffix
-                target = copied / label / (os.path.splitext(name)[0] + ending)
-                copy_file(path, target, disposable=scratch in path.parents)
+                copy_file(path, new_videos / label / (stem + ending), disposable=scratch in path.parents)
 
 
-def describe(official: Official, dataset: params.Dataset, videos: Path, annotations: Path) -> Description:
-    """Every clip of the lists, `missing` where `videos` has no file for it, and the official splits.
+def describe(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
+    """Return every clip of the split lists (`missing` if `videos` has no file for it) and the official splits.
 
-    Prints a line where a source has clips on both sides of an official split, which nobody may change.
+    Prints a line if a group has clips in train and in test of an official split, which must not be changed.
 
     Raises:
         UserError: the lists cannot be read, or clips are missing without `dataset.allow_missing`.
     """
     names = sorted(os.listdir(annotations)) if annotations.is_dir() else []
-    lists = {name: annotations / name for name in names if official.is_list(name)}
+    lists = {name: annotations / name for name in names if benchmark.list_name.fullmatch(name)}
     if not lists:
         raise UserError(
-            f"{os.fspath(annotations)!r}: holds no {official.lists}; run `dvc repro download` to make it again"
+            f"{os.fspath(annotations)!r}: holds no {benchmark.lists}; run `dvc repro download` to make it again"
         )
-    table = official.read_lists(lists, dataset.allow_missing)
+    table = read_lists(benchmark, lists, dataset.allow_missing)
     present = {
         (label, os.path.splitext(file)[0]): file
         for label in table["class"].unique()
         if (videos / label).is_dir()
         for file in os.listdir(videos / label)
     }
-    files = [
-        present.get((label, os.path.splitext(name)[0]))
-        for label, name in zip(table["class"], table["name"], strict=True)
-    ]
-    _check_missing(official, table, [file is not None for file in files], dataset, os.fspath(videos))
-    paths = [f"{label}/{file or name}" for label, name, file in zip(table["class"], table["name"], files, strict=True)]
+    clips_of_lists = list(zip(table["class"], table["name"], strict=True))
+    files = [present.get((label, os.path.splitext(name)[0])) for label, name in clips_of_lists]
+    _check_missing(benchmark, table, [file is not None for file in files], dataset, videos)
+    paths = [f"{label}/{file or name}" for (label, name), file in zip(clips_of_lists, files, strict=True)]
     clips = pd.DataFrame(
         {
             "clip_id": clip_ids(paths),
@@ -113,112 +126,137 @@ def describe(official: Official, dataset: params.Dataset, videos: Path, annotati
             "reason": ["" if file else "not in the source" for file in files],
         }
     )
-    splits = {}
-    for n in dataset.splits:
-        subset = pd.Series(
-            table[f"split{n}"].to_numpy(), index=pd.Index(clips["clip_id"], name="clip_id"), name="subset"
-        )
-        splits[n] = subset.sort_index()
-        if straddling := straddling_groups(subset, clips):
-            count = sum(map(len, straddling.values()))
+    index = pd.Index(clips["clip_id"], name="clip_id")
+    splits = {n: pd.Series(table[f"split{n}"].to_numpy(), index=index, name="subset") for n in dataset.splits}
+    for n, subset in splits.items():
+        if leaking := leaking_groups(subset, clips):
             print(
-                f"{official.name}: in the official split {n}, {len(straddling)} sources have clips in both train and "
-                f"test ({count} clips); "
-                "it is kept as it is, as every published number on it has"
+                f"{benchmark.name}: in the official split {n}, {len(leaking)} sources have clips in both train and "
+                f"test ({sum(map(len, leaking.values()))} clips); it stays unchanged, because published results use it"
             )
-    return Description(clips.sort_values("clip_id", ignore_index=True), splits)
+    return DatasetIndex(
+        clips.sort_values("clip_id", ignore_index=True), {n: subset.sort_index() for n, subset in splits.items()}
+    )
 
 
-def _find_lists(official: Official, roots: list[Path]) -> dict[str, Path]:
+def read_lists(benchmark: Benchmark, files: dict[str, Path], partial: bool) -> pd.DataFrame:
+    """Read the split lists, given by their names.
+
+    Args:
+        partial: whether some classes may be missing.
+
+    Returns:
+        DataFrame sorted by class and name: str columns class, name (file name), group, split1, split2, split3.
+
+    Raises:
+        UserError: a list or a class is missing, a line has another form, or a clip is in train and test of one split.
+    """
+    expected = benchmark.expected_lists(files)
+    absent = [name for name in expected if name not in files]
+    if absent:
+        raise UserError(
+            f"{benchmark.name}: {len(files)} of the {len(expected)} split lists are there, and {absent[0]!r} is "
+            "missing; complete them"
+        )
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for list_name in expected:
+        path = files[list_name]
+        match = benchmark.list_name.fullmatch(list_name)
+        for line in read_lines(path):
+            entry = benchmark.parse_line(match, line) if match else None
+            if entry is None:
+                raise UserError(f"{os.fspath(path)!r}: {line!r} is not {benchmark.line_form}")
+            unused = {"group": entry.group, "split1": "unused", "split2": "unused", "split3": "unused"}
+            row, column = rows.setdefault((entry.label, entry.name), unused), f"split{entry.split}"
+            if row[column] not in ("unused", entry.subset):
+                raise UserError(f"{os.fspath(path)!r}: {entry.name!r} is in the {row[column]} list too")
+            row[column] = entry.subset
+    classes = len({label for label, _ in rows})
+    if classes != benchmark.classes and not partial:
+        raise UserError(f"{benchmark.name}: lists of {classes} of the {benchmark.classes} classes; complete them")
+    records = [{"class": label, "name": name, **row} for (label, name), row in sorted(rows.items())]
+    return pd.DataFrame(records, dtype="str")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without surrounding space, but no blank ones. Raises UserError if unreadable."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{os.fspath(path)!r}: cannot be read ({reason(error)})") from None
+
+
+def _find_lists(benchmark: Benchmark, roots: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for root in roots:
-        for path in walk_files(root):
-            if not official.is_list(path.name):
-                continue
-            other = found.setdefault(path.name, root / path)
-            if _lines(other) != _lines(root / path):
-                raise UserError(f"{os.fspath(other)!r} and {os.fspath(root / path)!r} differ; keep the official one")
+    for path in (root / path for root in roots for path in walk_files(root)):
+        if benchmark.list_name.fullmatch(path.name):
+            other = found.setdefault(path.name, path)
+            if other != path and read_lines(other) != read_lines(path):
+                raise UserError(f"{os.fspath(other)!r} and {os.fspath(path)!r} differ; keep the official one")
     if not found:
         raise UserError(
-            f"{os.fspath(roots[0])!r}: holds no split lists of {official.name} ({official.lists}); put them, or the "
-            "archive that "
-            "they come in, into the folder of dataset.source beside the videos"
+            f"{os.fspath(roots[0])!r}: holds no split lists of {benchmark.name} ({benchmark.lists}); put them, or "
+            "their archive, into the folder of dataset.source beside the videos"
         )
     return dict(sorted(found.items()))
 
 
 def _find_clips(
-    official: Official, table: pd.DataFrame, roots: list[Path], dataset: params.Dataset
+    benchmark: Benchmark, table: pd.DataFrame, roots: list[Path], dataset: params.Dataset
 ) -> dict[tuple[str, str], Path]:
-    """The file of each clip that is there, by class and official name."""
+    """Return the file of each clip that is present, by class and official name."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    total = 0
-    for root in roots:
-        for path in walk_files(root):
-            if is_video(path.name):
-                by_stem[path.stem.casefold()].append(root / path)
-                total += 1
+    for path in (root / path for root in roots for path in walk_files(root)):
+        if is_video(path.name):
+            by_stem[path.stem.casefold()].append(path)
+    total = sum(map(len, by_stem.values()))
     official_names = set(table["name"])
+    clips = list(zip(table["class"], table["name"], strict=True))
     found = {}
-    for label, name in zip(table["class"], table["name"], strict=True):
+    for label, name in clips:
         candidates = [
             path
             for path in by_stem[os.path.splitext(name)[0].casefold()]
             if (path.name == name or path.name not in official_names) and path.is_file()
         ]
         if candidates:
-            # sorted is stable: among equals, the first of the walk
-            found[label, name] = sorted(candidates, key=lambda path: (path.name != name, label not in path.parts))[0]
-    there = [key in found for key in zip(table["class"], table["name"], strict=True)]
-    where = os.fspath(roots[0])
+            found[label, name] = min(candidates, key=lambda path: (path.name != name, label not in path.parts))
     if not found:
         raise UserError(
-            f"{where!r}: holds none of the {len(table):,} clips of {official.name} ({total:,} other videos); they keep "
-            "their "
-            f"official names, such as {table['name'].iloc[0]!r}"
+            f"{os.fspath(roots[0])!r}: holds none of the {len(table):,} clips of {benchmark.name} ({total:,} other "
+            f"videos); they must have their official names, such as {table['name'].iloc[0]!r}"
         )
-    if line := _check_missing(official, table, there, dataset, where):
+    if line := _check_missing(benchmark, table, [clip in found for clip in clips], dataset, roots[0]):
         print(line)
     if total > len(found):
         print(
-            f"{official.name}: {total - len(found):,} videos in {where!r} are second copies or not in the split lists, "
-            "and are left out"
+            f"{benchmark.name}: {total - len(found):,} videos in {os.fspath(roots[0])!r} are second copies or not in "
+            "the split lists, and are left out"
         )
     return found
 
 
 def _check_missing(
-    official: Official, table: pd.DataFrame, there: list[bool], dataset: params.Dataset, where: str
+    benchmark: Benchmark, table: pd.DataFrame, present: list[bool], dataset: params.Dataset, where: Path
 ) -> str:
-    """How many clips are missing, as a line to print, empty if none; a UserError if that is not allowed."""
-    missing = official.clips - sum(there)
+    """Return a line about the missing clips, empty if there are none. Raises UserError if none may be missing."""
+    missing = benchmark.clips - sum(present)
     if missing <= 0:
         return ""
-    of_class = Counter(table["class"])
-    lacking = Counter(label for label, is_there in zip(table["class"], there, strict=True) if not is_there)
-    whole = sorted(label for label in lacking if lacking[label] == of_class[label])
-    partly = [
-        f"{count} of {of_class[label]} in {label}" for label, count in lacking.most_common() if label not in whole
-    ]
-    counts = [f"all of {len(whole)} classes ({_some(whole)})"] if whole else []
-    counts += [_some(partly)] if partly else []
-    line = f"{official.name}: {missing:,} of {official.clips:,} clips are missing from {where!r}: {', '.join(counts)}"
+    in_class = Counter(table["class"])
+    lacking = Counter(label for label, is_present in zip(table["class"], present, strict=True) if not is_present)
+    complete = sorted(label for label in lacking if lacking[label] == in_class[label])
+    some = [f"{n} of {in_class[label]} in {label}" for label, n in lacking.most_common() if label not in complete]
+    counts = [f"all of {len(complete)} classes ({_first_four(complete)})"] if complete else []
+    counts += [_first_four(some)] if some else []
+    line = (
+        f"{benchmark.name}: {missing:,} of {benchmark.clips:,} clips are missing from {os.fspath(where)!r}: "
+        f"{', '.join(counts)}"
+    )
     if not dataset.allow_missing:
-        raise UserError(f"{line}; complete it, or go on without them by dataset.allow_missing: true")
+        raise UserError(f"{line}; complete it, or continue without them by dataset.allow_missing: true")
     return line
 
 
-def _some(names: list[str]) -> str:
+def _first_four(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _lines(path: Path) -> list[str]:
-    return read_text(path).split("\n")
-
-
-def read_text(path: Path) -> str:
-    """The lines of a list file that are not blank, stripped and joined by newlines. Raises UserError if unreadable."""
-    try:
-        return "\n".join(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{os.fspath(path)!r}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

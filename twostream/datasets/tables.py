@@ -1,14 +1,14 @@
-"""The tables that say which clips there are and how they are split: `clips.csv` and `splits/<n>.csv`."""
+"""The tables of clips and their splits: `clips.csv` and `splits/<n>.csv`."""
 
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from twostream.errors import UserError
+from twostream.core.files import atomic_path
+from twostream.errors import UserError, reason
 
 CLIP_COLUMNS = ["clip_id", "path", "class", "group", "frames", "fps", "width", "height", "status", "reason"]
 STATUSES = ("ok", "unreadable", "missing")
@@ -16,31 +16,28 @@ SUBSETS = ("train", "val", "test", "unused")
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a CSV beside its place, then rename: nobody ever sees half a table. Names may hold quotes and newlines."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    # Text is always quoted: a lone carriage return in a name would otherwise break its row.
-    table.to_csv(beside, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    os.replace(beside, path)
+    """Write a table as CSV, atomically. Names may contain quotes and newlines."""
+    with atomic_path(path) as part:
+        # Text is always quoted: a lone carriage return in a name would otherwise break its row.
+        table.to_csv(part, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def read_clips(path: str | Path) -> pd.DataFrame:
-    """`clips.csv`: one row a clip, columns :data:`CLIP_COLUMNS`.
+    """Read `clips.csv`: one row per clip, columns :data:`CLIP_COLUMNS`.
 
-    Text columns are str, frames, width and height int64, fps float64.
+    Text columns are str; frames, width and height int64; fps float64.
 
     Raises:
         UserError: the file is missing or has other columns.
     """
     table = _read(path, CLIP_COLUMNS, {"frames": "int64", "width": "int64", "height": "int64", "fps": "float64"})
     if table["clip_id"].duplicated().any():
-        raise UserError(f"{path}: clip {table['clip_id'][table['clip_id'].duplicated()].iloc[0]!r} stands there twice")
+        raise UserError(f"{path}: clip {table['clip_id'][table['clip_id'].duplicated()].iloc[0]!r} is listed twice")
     return table
 
 
 def read_split(path: str | Path) -> pd.Series:
-    """A split file as a Series: index clip_id, value one of :data:`SUBSETS`. Raises UserError as :func:`read_clips`."""
+    """Read a split file into a Series: index clip_id, values of :data:`SUBSETS`. Raises UserError as `read_clips`."""
     table = _read(path, ["clip_id", "subset"], {})
     wrong = sorted(set(table["subset"]) - set(SUBSETS))
     if wrong:
@@ -49,16 +46,16 @@ def read_split(path: str | Path) -> pd.Series:
 
 
 def classes_of(clips: pd.DataFrame) -> list[str]:
-    """All class names in label order (sorted), whether or not their clips are readable."""
+    """Return all class names in label order (sorted), including those without a readable clip."""
     return sorted(clips["class"].unique())
 
 
 def _read(path: str | Path, columns: list[str], types: dict[str, str]) -> pd.DataFrame:
     try:
-        # keep_default_na: a class or clip may be called "None" or "NA"
+        # keep_default_na: a class or clip may be called "None" or "NA".
         table = pd.read_csv(path, dtype={c: types.get(c, "str") for c in columns}, keep_default_na=False, na_values=[])
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it again") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); run `dvc repro` to make it again") from None
     if list(table.columns) != columns:
         raise UserError(f"{path}: has the columns {', '.join(table.columns)}; expected {', '.join(columns)}")
     return table

@@ -24,7 +24,7 @@ from twostream.datasets.demo.shot import Shot
 from twostream.errors import UserError
 
 if TYPE_CHECKING:
-    from twostream.datasets import Description
+    from twostream.datasets import DatasetIndex
 
 MOTIONS = ("approach", "sidestep", "squat")
 THINGS = ("ball", "flag", "umbrella")
@@ -79,13 +79,13 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
     _write_splits(names, demo.groups, seed, annotations)
 
 
-def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Description:
+def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
     """The clips and splits that :func:`fetch` made; a group is an actor in a place, the source part of the file name.
 
     Raises:
         UserError: a split file is missing or damaged.
     """
-    from twostream.datasets import Description
+    from twostream.datasets import DatasetIndex
 
     rows: dict[str, tuple[str, str, str]] = {}
     splits: dict[int, dict[str, str]] = {}
@@ -100,7 +100,7 @@ def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Descri
         [(clip_id, *rows[clip_id], "ok", "") for clip_id in sorted(rows)],
         columns=["clip_id", "path", "class", "group", "status", "reason"],
     )
-    return Description(
+    return DatasetIndex(
         clips=clips,
         splits={n: pd.Series(s, name="subset").rename_axis("clip_id").sort_index() for n, s in splits.items()},
     )

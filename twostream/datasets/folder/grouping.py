@@ -1,4 +1,4 @@
-"""Which clips were cut from one source, told from their names."""
+"""Guess from their names which clips were cut from the same source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from twostream.errors import UserError
 
-# Words that programs and people put in any clip's name; they tell nothing of where it comes from.
+# Words that programs and people put into any name; they say nothing about the source.
 GENERIC = frozenset(
     """
     action cam camera channel clip cut dsc dscn example file fragment frame gopr img mov movie mvi part piece pt
@@ -27,20 +27,19 @@ COUNTERS = frozenset(
 
 _COPY_MARK = re.compile(r"(?:\s*\(\d+\)|[\s_-]+copy(?:[\s_-]*\d+)?)\s*$", re.IGNORECASE)
 
-# In a class of five clips or more, a word that four in five share is how the class was numbered, not a source.
+# In a class of at least five clips, a word that four in five of them share is a way of numbering, not a source.
 SCHEME_CLIPS = 5
 SCHEME_PART = 0.8
 
 
 def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
-    """The group of each clip at `<class>/<file>`: what `pattern` finds in the file name (its first group, if any).
+    """Return the group of each clip at `<class>/<file>`: the first group of `pattern` in the file name, or its match.
 
     Raises:
-        UserError: names in which the pattern finds nothing.
+        UserError: the pattern finds nothing in some name.
     """
-    search = re.compile(pattern).search
-    found = [search(PurePosixPath(path).name) for path in paths]
-    groups = [match[1 if match.re.groups else 0] if match else None for match in found]
+    found = [re.search(pattern, PurePosixPath(path).name) for path in paths]
+    groups: list[str] = [(match[1 if match.re.groups else 0] or "") if match else "" for match in found]
     without = [path for path, group in zip(paths, groups, strict=True) if not group]
     if without:
         raise UserError(
@@ -51,27 +50,26 @@ def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
 
 
 def groups_by_name(paths: Sequence[str]) -> list[str]:
-    """The group of each clip at `<class>/<file>`, from names that differ only in a counter at their end.
+    """Return the group of each clip at `<class>/<file>`, from names that differ only in a counter at their end.
 
-    A name is read as words and numbers, whatever stands between them and in whatever case. Taken off its end are marks
-    of a copy (`(1)`, `copy`), then one counter: a number (`_12`, `game12`), a number with a counting word or letter
-    (`part 2`, `c04`), or a pair of six-digit times. The class's own name is taken out wherever it stands, so that
-    `anna_run_1` and `anna_walk_2` agree. What is left is the source:
+    A name is read as words and numbers, in any case and with any characters between them. Marks of a copy (`(1)`,
+    `copy`) are removed from its end, then one counter: a number (`_12`, `game12`), a number with a counting word or
+    letter (`part 2`, `c04`), or a pair of six-digit times. The name of the class is removed anywhere, so that
+    `anna_run_1` and `anna_walk_2` have one source. The rest is the source:
 
-    - a word of three letters that is not generic, or any word with a number (`anna`, `cam2`, `video_12`): a source for
-      clips of all classes;
-    - something less, as `s03`, or a number beside the class (`Run_11_3` is take 3 of `Run_11`): a source within its
-      class;
-    - nothing, a bare generic word or a letter (`clip_01`, `001`, `v1`, `run_3`): no source; the clip is a group of its
-      own.
+    - a word of three letters that is not generic, or any word with a number (`anna`, `cam2`, `video_12`): a source
+      across classes;
+    - less than that, such as `s03` or a number beside the class (`Run_11_3` is take 3 of `Run_11`): a source within
+      its class;
+    - nothing, a single generic word or a letter (`clip_01`, `001`, `v1`, `run_3`): no source; the clip is its own
+      group.
 
-    Where that is too much (clips that are not related share a name) validation and test sets are coarser than they
-    might be; where it is too little they leak. Hence the benefit of the doubt goes to sharing; `dataset.group_pattern`
-    or a table says it for certain.
+    If unrelated clips are grouped, validation and test sets are coarser than necessary; if related clips are not, they
+    leak. So doubtful cases are grouped; `dataset.group_pattern` or a table gives certainty.
 
-    One word that four in five clips of a class share, where it has five clips or more and the name holds nothing else
-    (`fi001`, `fi002`, ...), is a way of numbering and no source either. Group names are lower-case words joined by `_`,
-    with `<class>/` in front within a class; that of a clip on its own is its path.
+    One word that four in five clips of a class share, if the class has at least five clips and the name has no other
+    word (`fi001`, `fi002`, ...), is a way of numbering, not a source. Group names are lower-case words joined by `_`,
+    with `<class>/` before a source within a class; the group of a single clip is its path.
     """
     sources = [_source(path) for path in paths]
     sharing: dict[tuple[str, str], int] = defaultdict(int)
@@ -95,7 +93,7 @@ def _class(path: str) -> str:
 
 
 def _source(path: str) -> str:
-    """What the name says of the clip's source, as words joined by `_`; empty if nothing."""
+    """Return the source that the name suggests, as words joined by `_`; empty if there is none."""
     words = _words(_without_copy_mark(PurePosixPath(path).stem))
     own = "".join(_words(_class(path)))
     rest = _without_class(_without_counter(words), own)
@@ -109,7 +107,7 @@ def _source(path: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Words (letters with the digits that follow them) and numbers, folded so that case and width do not count."""
+    """Return the words (letters with the digits after them) and numbers, without differences of case and width."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.findall(r"[^\W\d_]+\d*|\d+", folded)
 

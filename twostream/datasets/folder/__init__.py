@@ -1,0 +1,152 @@
+"""A user's own clips: any tree `<class>/<clip>`, with or without a table of class, group and split."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from twostream import params
+from twostream.datasets import DatasetIndex, clip_ids
+from twostream.datasets.folder.grouping import groups_by_name, groups_by_pattern
+from twostream.datasets.folder.source import Clip, find_clips, survey
+from twostream.datasets.splits import assign_splits, check_groups, leaking_groups
+from twostream.errors import UserError, reason
+from twostream.sources import obtain, scratch_folder
+from twostream.sources.walk import copy_file, new_folder, readable_text, safe_name
+
+MANIFEST = "clips.csv"
+_COLUMNS = ["path", "class", "group", "split", "status", "reason"]
+
+
+def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, scratch: Path) -> None:
+    """Copy the clips to `videos/<class>/<file>` (as reflinks where possible) and list them in `annotations`.
+
+    The source is a folder of class folders, a folder that wraps one (`videos/` beside a `split.csv`), an archive of
+    either, or a list of mirrors. With a table, the clips may be anywhere in it and the table gives their classes.
+    Links are followed and their content is copied. Names that are not UTF-8 are escaped, long names are shortened, and
+    names that would be equal (or equal but for case) are numbered. Files that are left out are counted in a printed
+    line.
+
+    `annotations/clips.csv` lists path, class, group, split, status and reason of each clip; group and split are empty
+    if no table gives them.
+
+    Raises:
+        UserError: one line: no clips, clips that are too deep, a table with a bad row (its line number), a copy that
+            fails.
+    """
+    with scratch_folder(scratch):
+        tree = obtain(dataset.source, scratch, lambda roots: survey(roots[0], dataset.source), archives_inside=False)
+        clips = find_clips(tree, dataset.table)
+        names = _names_in_copy(clips)
+        disposable = tree.root.is_relative_to(os.path.abspath(scratch))
+        with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
+            for label in sorted({os.path.dirname(name) for name in names.values()}):
+                (new_videos / label).mkdir()
+            for clip in tqdm(clips, desc="copying", unit="clip", delay=1):
+                if not clip.reason:
+                    copy_file(tree.root / clip.path, new_videos / names[clip.path], disposable)
+            _write_manifest(new_annotations / MANIFEST, clips, names)
+
+
+def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
+    """Return the clips that :func:`fetch` copied, their groups and splits.
+
+    Groups come from the table, else from `dataset.group_pattern`, else from the names
+    (:mod:`twostream.datasets.folder.grouping`). Splits come from the table, which gives split 1, else from
+    :func:`twostream.datasets.splits.assign_splits`.
+
+    Raises:
+        UserError: `fetch` was not run; the table has one split and others are requested; a group of the table or of
+            the pattern has clips in two subsets; too few groups.
+    """
+    table = _read_manifest(annotations / MANIFEST)
+    for path in table["path"][table["status"] == "ok"]:
+        if not (videos / path).is_file():
+            raise UserError(f"{os.fspath(videos)!r}: {path!r} is missing; run `dvc repro download` again")
+    table.insert(0, "clip_id", clip_ids(list(table["path"])))
+    without_group = table["group"] == ""
+    if without_group.any():
+        paths = list(table["path"])
+        found = groups_by_pattern(paths, dataset.group_pattern) if dataset.group_pattern else groups_by_name(paths)
+        table["group"] = table["group"].mask(without_group, pd.Series(found, dtype="str"))
+        if not dataset.group_pattern:
+            _report_groups(table[without_group])
+    table = table.sort_values("clip_id", ignore_index=True)
+    clips = table[["clip_id", "path", "class", "group", "status", "reason"]]
+    subset = pd.Series(table["split"].to_numpy(), index=pd.Index(table["clip_id"], name="clip_id"), name="subset")
+    if (subset == "").any():
+        # Clips that a table does not list are unused: they are in no split.
+        free = clips[(table["split"] == "").to_numpy()]
+        splits = {n: assign_splits(free, n, dataset.test_fraction) for n in dataset.splits}
+        return DatasetIndex(clips, {n: s.reindex(subset.index, fill_value="unused") for n, s in splits.items()})
+    if dataset.splits != [1]:
+        raise UserError(
+            f"dataset.splits: {dataset.splits} - the table of clips gives one split; use [1], or remove its `split` "
+            "column"
+        )
+    if dataset.group_pattern or not without_group.any():
+        check_groups(subset, clips, "dataset.group_pattern" if without_group.any() else "table of clips")
+    elif leaking := leaking_groups(subset, clips):
+        # Groups from names are a guess, the split is the user's decision: warn and continue.
+        group, ids = next(iter(leaking.items()))
+        print(
+            f"folder: {len(leaking)} groups, guessed from names, have clips in two subsets of the split, such as "
+            f"{group!r} with {ids[:3]}"
+        )
+    return DatasetIndex(clips, {1: subset})
+
+
+def _names_in_copy(clips: list[Clip]) -> dict[Path, str]:
+    """Return `<class>/<file>` in the copy by source path: safe to store, and no two equal, even but for case."""
+    taken: set[str] = set()
+    folders = {label: _free_name(safe_name(label), taken) for label in sorted({clip.label for clip in clips})}
+    return {
+        clip.path: _free_name(f"{folders[clip.label]}/{safe_name(clip.path.name)}", taken)
+        for clip in sorted(clips, key=lambda clip: os.fsencode(clip.path))
+    }
+
+
+def _free_name(wanted: str, taken: set[str]) -> str:
+    name, number = wanted, 2
+    stem, ending = os.path.splitext(wanted)
+    while name.casefold() in taken:
+        name, number = f"{stem}~{number}{ending}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def _write_manifest(path: Path, clips: list[Clip], names: dict[Path, str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(_COLUMNS)
+        for clip in sorted(clips, key=lambda clip: names[clip.path]):
+            name, status = names[clip.path], "missing" if clip.reason else "ok"
+            writer.writerow([name, os.path.dirname(name), readable_text(clip.group), clip.split, status, clip.reason])
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file, strict=True)
+        if header != _COLUMNS:
+            raise ValueError(f"its columns are {','.join(header)}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{os.fspath(path)!r}: cannot be read ({reason(error)}); run `dvc repro download` to make it again"
+        ) from None
+    return pd.DataFrame(rows, columns=header, dtype="str")
+
+
+def _report_groups(clips: pd.DataFrame) -> None:
+    sizes = Counter(clips["group"])
+    alone = (clips["group"] == clips["path"]).sum()
+    print(
+        f"folder: according to their names, {len(clips)} clips come from {len(sizes)} sources (the largest has "
+        f"{max(sizes.values())} clips; {alone} clips are groups of their own); to change this, set "
+        "dataset.group_pattern or give a table"
+    )
