@@ -12,11 +12,11 @@ def _cache(tmp_path: Path) -> FileCache:
 
 
 def _commit(tmp_path: Path, file: Path) -> None:
-    """What DVC does with an output: keep it under its MD5."""
+    """Store a file under its MD5, as DVC does with an output."""
     digest = md5_of(file)
-    held = tmp_path / "objects" / digest[:2] / digest[2:]
-    held.parent.mkdir(parents=True, exist_ok=True)
-    held.write_bytes(file.read_bytes())
+    stored = tmp_path / "objects" / digest[:2] / digest[2:]
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_bytes(file.read_bytes())
 
 
 def test_a_file_is_built_once(tmp_path):
@@ -33,7 +33,7 @@ def test_a_file_is_built_once(tmp_path):
     assert len(builds) == 1
 
 
-def test_the_key_tells_contents_apart_and_not_the_order_of_their_names():
+def test_a_key_depends_on_the_values_and_not_on_their_order():
     assert key_of(a=1, b=2) == key_of(b=2, a=1)
     assert key_of(a=1, b=2) != key_of(a=1, b=3)
 
@@ -41,13 +41,15 @@ def test_the_key_tells_contents_apart_and_not_the_order_of_their_names():
 def test_a_changed_file_is_never_served(tmp_path):
     cache, key = _cache(tmp_path), key_of(a=1)
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
-    os.chmod(tmp_path / "x", 0o644)
-    (tmp_path / "x").write_text("vandal!")  # where it is a hard link, the cache's copy changes with it
-    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) in (True, False)
+    (pending,) = (path for path in (tmp_path / "cache" / "pending").rglob("*") if path.is_file())
+    os.chmod(pending, 0o644)
+    pending.write_text("vandal!")  # as an edit of `x` does where it is a hard link
+    assert not cache.serve(key, tmp_path / "y")
+    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
     assert (tmp_path / "y").read_text() == "content"
 
 
-def test_what_dvc_holds_is_not_held_twice(tmp_path):
+def test_a_file_that_dvc_has_committed_is_not_stored_twice(tmp_path):
     cache, key = _cache(tmp_path), key_of(a=1)
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
     _commit(tmp_path, tmp_path / "x")
@@ -58,18 +60,18 @@ def test_what_dvc_holds_is_not_held_twice(tmp_path):
     assert (tmp_path / "x").read_text() == "content"
 
 
-def test_what_dvc_collected_as_garbage_is_built_again(tmp_path):
+def test_a_file_that_dvc_has_collected_as_garbage_is_built_again(tmp_path):
     cache, key = _cache(tmp_path), key_of(a=1)
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
     _commit(tmp_path, tmp_path / "x")
     cache.sweep()
-    for held in (tmp_path / "objects").rglob("*"):
-        if held.is_file():
-            held.unlink()
+    for stored in (tmp_path / "objects").rglob("*"):
+        if stored.is_file():
+            stored.unlink()
     assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
 
 
-def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path):
+def test_a_killed_build_leaves_no_incomplete_file(tmp_path):
     cache, key = _cache(tmp_path), key_of(a=1)
 
     def dies(path):
@@ -103,7 +105,7 @@ def test_code_digest_ignores_comments_and_docstrings_but_no_change_of_behaviour(
     assert base != digest('"""Doc."""\n\ndef f(x):\n    """Adds."""\n    return x + 2\n')
 
 
-def test_code_digest_ignores_imports_annotations_and_the_texts_of_errors(tmp_path):
+def test_code_digest_ignores_imports_annotations_and_error_messages(tmp_path):
     def digest(text):
         (tmp_path / "code.py").write_text(text)
         return code_digest(tmp_path / "code.py")

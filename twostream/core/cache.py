@@ -1,9 +1,9 @@
-"""What was computed once is not computed again: an index from what a file was made of to the file itself.
+"""Content-addressed cache: maps a key (inputs, parameters, code) to the file computed from them.
 
 DVC removes a stage's outputs before it runs the stage, so a killed run, one more clip or an edited comment would
-cost everything. This cache sits beside DVC's own and remembers, for a key, the MD5 of the file that was made. The
-file itself is served from DVC's object store once DVC has committed it; until then it waits in `pending/`, and
-`sweep` removes it from there afterwards, so that nothing is stored twice.
+recompute every file. This cache lies next to DVC's own and records the MD5 of the file made for each key. The file
+itself comes from DVC's object store once DVC has committed it. Until then it waits in `pending/`; `sweep` removes it
+there afterwards, so that no file is stored twice.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from twostream.core.files import atomic_path, md5_of, reflink
 
 
 class FileCache:
-    """Files by key, shared by every process and workspace that names the same `root`.
+    """Files by key, shared by all processes and workspaces that use the same `root`.
 
     Args:
-        root: folder of the index and the files that DVC does not hold yet.
+        root: folder of the index and of the files that DVC has not committed yet.
         objects: DVC's object folder (`<cache>/files/md5`), or None outside a DVC project.
     """
 
@@ -32,51 +32,53 @@ class FileCache:
         self.objects = Path(objects) if objects else None
 
     def make(self, key: str, target: Path, build: Callable[[Path], None]) -> bool:
-        """Put the file for `key` at `target`, building it only when it is not to be had.
+        """Put the file for `key` at `target`, building it only on a cache miss.
 
-        `build` writes the file to the path it is given. Returns True when it was built, False when it was served.
+        `build` writes the file to the path that it gets. Return True when it was built, False when it was served.
         """
         if self.serve(key, target):
             return False
-        beside = self.root / "building" / f"{key}.{os.getpid()}"
-        beside.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.root / "building" / f"{key}.{os.getpid()}"
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
         try:
-            build(beside)
-            digest = md5_of(beside)
+            build(unfinished)
+            digest = md5_of(unfinished)
             pending = self._pending(digest)
             pending.parent.mkdir(parents=True, exist_ok=True)
-            os.chmod(beside, 0o444)  # it may become a hard link of what DVC keeps
-            share(beside, target)  # before it is pending, where another process may sweep it
-            os.replace(beside, pending)
+            os.chmod(unfinished, 0o444)  # it may become a hard link of DVC's object
+            # First the target, then `pending/`. From there, a sweep of another process (two experiments that share
+            # this cache) removes the file as soon as DVC holds one of the same content, and this one would find
+            # nothing to link.
+            share(unfinished, target)
+            os.replace(unfinished, pending)
         finally:
-            beside.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         with atomic_path(self._entry(key)) as entry:
             entry.write_text(json.dumps({"md5": digest}))
         return True
 
     def serve(self, key: str, target: Path) -> bool:
-        """Put the remembered file for `key` at `target` if it is still to be had and unchanged."""
+        """Put the recorded file for `key` at `target`; return False where there is none or its content has changed."""
         try:
             digest = json.loads(self._entry(key).read_text())["md5"]
         except (FileNotFoundError, ValueError, KeyError):
             return False
-        for held in self._places(digest):
+        for stored in (self._object(digest), self._pending(digest)):
             # A file that was edited in place or cut short by a power failure must not spread.
-            if held.is_file() and md5_of(held) == digest:
-                share(held, target)
+            if stored is not None and stored.is_file() and md5_of(stored) == digest:
+                share(stored, target)
                 return True
         return False
 
     def sweep(self) -> None:
-        """Drop waiting files that DVC holds by now, and what killed builds left behind."""
-        if self.objects is not None:
-            for held in _files(self.root / "pending"):
-                digest = held.parent.name + held.name
-                if (self.objects / digest[:2] / digest[2:]).is_file():
-                    held.unlink(missing_ok=True)
-        for part in _files(self.root / "building"):
-            if not _alive(part.name.rpartition(".")[2]):
-                part.unlink(missing_ok=True)
+        """Remove pending files that DVC has committed by now, and what killed builds left behind."""
+        for pending in _files(self.root / "pending"):
+            stored = self._object(pending.parent.name + pending.name)
+            if stored is not None and stored.is_file():
+                pending.unlink(missing_ok=True)
+        for unfinished in _files(self.root / "building"):
+            if not _alive(unfinished.name.rpartition(".")[2]):
+                unfinished.unlink(missing_ok=True)
 
     def _entry(self, key: str) -> Path:
         return self.root / "index" / key[:2] / key[2:]
@@ -84,15 +86,12 @@ class FileCache:
     def _pending(self, digest: str) -> Path:
         return self.root / "pending" / digest[:2] / digest[2:]
 
-    def _places(self, digest: str) -> list[Path]:
-        places = [self._pending(digest)]
-        if self.objects is not None:
-            places.insert(0, self.objects / digest[:2] / digest[2:])
-        return places
+    def _object(self, digest: str) -> Path | None:
+        return self.objects / digest[:2] / digest[2:] if self.objects else None
 
 
 def share(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` at the least cost: reflink, else hard link, else copy. Appears whole."""
+    """Make `target` the same file as `source` atomically and at the least cost: reflink, else hard link, else copy."""
     with atomic_path(target) as temporary:
         if not reflink(source, temporary):
             try:
@@ -102,15 +101,15 @@ def share(source: Path, target: Path) -> None:
 
 
 def key_of(**parts: object) -> str:
-    """The SHA-256 of what a file is made of, as canonical JSON."""
+    """Return the SHA-256 of what a file is made of, as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def code_digest(*files: str | Path) -> str:
     """Return a digest of what Python files compute.
 
-    Comments, docstrings, layout, imports, annotations and the texts of errors are left out: an edit to them changes no
-    output, and a module that moves to another package changes nothing but imports.
+    Comments, docstrings, layout, imports, annotations and the messages of errors are left out: an edit to them changes
+    no output, and a module that moves to another package changes nothing but imports.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -149,7 +148,7 @@ class _WithoutWords(ast.NodeTransformer):
 
 
 def _files(folder: Path) -> list[Path]:
-    return [Path(at, name) for at, _, names in os.walk(folder) for name in names]
+    return [Path(path, name) for path, _, names in os.walk(folder) for name in names]
 
 
 def _alive(pid: str) -> bool:
