@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from project import ROOT, compare, copy_project, groups_of, repro, right_clips
+from project import compare, copy_project, groups_of, repro, right_clips
 from tqdm import tqdm
 
 from twostream.core.parallel import cores
 from twostream.errors import UserError
+from twostream.profiles import load_profile
 
 NETWORK = "timm/tf_efficientnet_lite0"
 STREAMS = ("temporal", "spatial")
@@ -118,7 +118,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def _parameters(given: argparse.Namespace, name: str, seed: int) -> dict:
     profile = "notebooks" if name == "notebooks" else "folder"
-    values = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    values = load_profile(profile)
     values["seed"] = seed
     values["dataset"].update(name="folder", source=str(given.source.resolve()), splits=[1])
     values["train"].update(rgb=["spatial"], flow=["temporal"])

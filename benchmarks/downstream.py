@@ -15,11 +15,11 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
 from flow_methods import flow_settings
-from project import ROOT, compare, copy_project, groups_of, repro, right_clips
+from project import compare, copy_project, groups_of, repro, right_clips
 
 from twostream.errors import UserError
+from twostream.profiles import load_profile
 
 # A small 3D network that has learnt from nothing else: what it reaches, the flow has told it.
 SCRATCH = {
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _parameters(given: argparse.Namespace, method: str, seed: int) -> dict:
-    values = yaml.safe_load((ROOT / "profiles" / "folder.yaml").read_text())
+    values = load_profile("folder")
     flow = flow_settings(method, short_side=given.short_side, bound=8.0 * given.short_side / 64)
     values["seed"] = seed
     values["dataset"]["source"] = str(given.source.resolve())

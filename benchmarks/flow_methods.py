@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver
-from twostream.params import Dis, Farneback, Flow, Raft, Section, Tvl1, load_params
+from twostream.params import Dis, Farneback, Flow, Raft, Section, Tvl1, parse_params
+from twostream.profiles import load_profile
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "hmdb51.yaml"
 # OpenCV's own defaults, and settings that are as accurate in about a quarter of the time: a fairer rival.
 _OPENCV_TVL1 = {
     "tvl1_opencv": {"nscales": 5, "scaleStep": 0.8, "warps": 5, "outerIterations": 10, "innnerIterations": 30},
@@ -67,7 +66,9 @@ def flow_settings(name: str, **changes: object) -> Flow:
             f"--methods: {name} runs in benchmarks/flow.py only; choose from {', '.join(_pipeline_methods())}"
         )
     method, section = _pipeline_methods()[name]
-    return load_params(PROFILE).flow.model_copy(update={"method": method, method: section, "device": "cpu", **changes})
+    return parse_params(load_profile("hmdb51")).flow.model_copy(
+        update={"method": method, method: section, "device": "cpu", **changes}
+    )
 
 
 def _pipeline_methods() -> dict[str, tuple[str, Section]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-import yaml
 
 from twostream import params
+from twostream.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 # Real clips, flow with ground truth, weights and split files, which are not in this repository; see CONTRIBUTING.md.
@@ -54,5 +54,5 @@ def moving_texture(count: int, height: int = 48, width: int = 64, step: int = 2,
 
 def dataset_settings(**changes: object) -> params.Dataset:
     """The `dataset` section of the demo profile with one split and some values changed."""
-    values = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())["dataset"]
+    values = load_profile("demo")["dataset"]
     return params.Dataset(**{**values, "splits": [1], **changes})

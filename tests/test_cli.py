@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -37,20 +36,34 @@ def test_models_prints_a_table(capsys):
     assert "cnn3d_v1" in capsys.readouterr().out
 
 
-def test_check_says_that_a_profile_is_good(capsys):
-    main(["check", str(ROOT / "profiles" / "hmdb51.yaml")])
-    assert "good" in capsys.readouterr().out
+def test_check_confirms_a_valid_file(capsys):
+    main(["check", str(ROOT / "params.yaml")])
+    assert "valid. Data set demo" in capsys.readouterr().out
 
 
 def test_check_names_file_key_and_remedy_and_exits_with_2(tmp_path, capsys):
-    shutil.copy(ROOT / "profiles" / "demo.yaml", tmp_path / "p.yaml")
-    text = (tmp_path / "p.yaml").read_text().replace("method: tvl1", "method: tvl2")
+    text = (ROOT / "params.yaml").read_text().replace("method: tvl1", "method: tvl2")
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(SystemExit) as stopped:
         main(["check", str(tmp_path / "p.yaml")])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("ERROR: ") and "flow.method: 'tvl2'" in error and error.count("\n") == 1
+
+
+def test_profile_lists_writes_and_compares(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["profile"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in ROOT.glob("profiles/[!b]*.yaml"))
+    main(["profile", "folder", "--set", "seed=3", "--set", "dataset.source=clips"])
+    main(["profile", "--diff"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[1:] == [
+        "params.yaml differs from profile folder",
+        "  seed            0 -> 3",
+        '  dataset.source  "../clips" -> "clips"',
+    ]
 
 
 def test_results_without_a_run_says_what_to_do(tmp_path, capsys):
@@ -69,7 +82,7 @@ def _predict(models, *arguments):
     main(["predict", "--models", str(models), "--accelerator", "cpu", *map(str, arguments)])
 
 
-def test_predict_prints_what_fusion_and_each_stream_hold_likeliest(models, tmp_path, capsys):
+def test_predict_prints_the_top_classes_of_the_fusion_and_of_each_stream(models, tmp_path, capsys):
     path = write_video(tmp_path / "a [1].avi", moving_texture(20), rate=10)
     _predict(models, path, "--segments", "2", "--no-flip")
     first, head, *rows = capsys.readouterr().out.splitlines()
@@ -82,10 +95,10 @@ def test_predict_prints_what_fusion_and_each_stream_hold_likeliest(models, tmp_p
         shares = [probability, *(prediction.probabilities(stream)[at] for stream in ("spatial", "temporal"))]
         assert row.split()[-3:] == [f"{100 * share:.1f}%" for share in shares]
         assert row.strip().startswith(name)
-    assert rows[2].startswith("  spatial alone says") and len(rows) == 4
+    assert rows[2].startswith("  spatial alone:") and len(rows) == 4
 
 
-def test_predict_takes_a_folder_says_what_it_cannot_read_and_goes_on(models, tmp_path, capsys):
+def test_predict_on_a_folder_reports_unreadable_videos_and_goes_on(models, tmp_path, capsys):
     for name in ("b/2.avi", "a/é 'x'.MP4", "a/1.mkv"):
         write_video(tmp_path / "in" / name, moving_texture(12), rate=10)
     (tmp_path / "in/a/bad\n.avi").write_text("no video")
@@ -103,7 +116,7 @@ def test_predict_takes_a_folder_says_what_it_cannot_read_and_goes_on(models, tmp
 
 
 @pytest.mark.parametrize("kind", ["text", "audio", "folder without videos", "missing", "no models", "--annotate two"])
-def test_predict_says_in_one_line_what_is_wrong_and_exits_with_2(models, tmp_path, capsys, kind):
+def test_predict_reports_an_error_in_one_line_and_exits_with_2(models, tmp_path, capsys, kind):
     given = [tmp_path / "a.mp4"]
     if kind == "text":
         given[0].write_text("text")
@@ -141,7 +154,7 @@ def test_export_names_its_files_and_their_difference(models, tmp_path, capsys, m
     assert "spatial.onnx: logits differ from PyTorch's by at most 2.0e-07" in out and "export.json" in out
 
 
-def test_serve_and_doctor_get_what_the_command_line_says(monkeypatch):
+def test_serve_and_doctor_get_the_arguments_of_the_command_line(monkeypatch):
     called = []
     serving, doctoring = types.ModuleType("twostream.inference.serve"), types.ModuleType("twostream.doctor")
     serving.serve = lambda models, split, host, port, max_megabytes, max_seconds, open_browser: called.append(
@@ -157,7 +170,7 @@ def test_serve_and_doctor_get_what_the_command_line_says(monkeypatch):
     assert stopped.value.code == 1 and called[1] == "other.yaml"
 
 
-def test_help_has_a_line_a_command_and_loads_nothing_heavy():
+def test_help_has_a_line_per_command_and_imports_nothing_heavy():
     script = (
         "import sys; from twostream.cli import make_parser; make_parser().print_help();"
         "sys.exit(bool({'torch', 'numpy', 'pandas', 'cv2'} & set(sys.modules)))"
@@ -166,7 +179,7 @@ def test_help_has_a_line_a_command_and_loads_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True, env=env)
     lines = run.stdout.splitlines()
     commands = [line.split()[0] for line in lines[lines.index("commands:") + 2 :]]
-    assert commands == ["doctor", "check", "models", "results", "predict", "serve", "export", "completion"]
+    assert commands == ["profile", "doctor", "check", "models", "results", "predict", "serve", "export", "completion"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -1,4 +1,4 @@
-"""The command line: `twostream COMMAND`; `twostream --help` lists the commands in the order one meets them."""
+"""The command line, `twostream COMMAND`; `twostream --help` lists the commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import shtab
 
-from twostream.errors import UserError
+from twostream.errors import UserError, reason, validation_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +23,14 @@ if TYPE_CHECKING:
     from twostream.inference.predict import Prediction, Predictor, Window
     from twostream.params import Score
 
-Given = argparse.Namespace
-
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and run a command; a UserError is one line and exit code 2."""
-    given = make_parser().parse_args(arguments)
+    """Parse the command line and run a command; a UserError prints one line and exits with code 2."""
+    args = make_parser().parse_args(arguments)
     try:
-        given.run(given)
+        args.run(args)
     except UserError as error:
-        _say_error(error)
+        _print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -42,13 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; the parsed arguments have the command as `run`, which takes them."""
+    """Return the parser of all commands. The parsed arguments hold the function of their command as `run`."""
     parser = argparse.ArgumentParser(
         prog="twostream", usage="%(prog)s [-h] COMMAND ...", description="Two-stream action recognition."
     )
-    # The spaces widen argparse's column of names, for which it forgets how far it indents them.
+    # argparse forgets the indentation of the names in the width of their column; the spaces add it.
     commands = parser.add_subparsers(title="commands", metavar=f"{'COMMAND':<12}", prog="twostream", required=True)
     for add in (
+        _add_profile,
         _add_doctor,
         _add_check,
         _add_models,
@@ -62,47 +61,80 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[[Given], None], help: str, **more: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **more)
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str, more: str = "", **options: Any
+) -> argparse.ArgumentParser:
+    """Add a command. `help` is its line in the list of commands; its own page adds `more`."""
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}", **options)
     parser.set_defaults(run=run)
     return parser
 
 
+def _add_profile(commands: Any) -> None:
+    lists = "Without a name, list the profiles."
+    parser = _command(commands, "profile", _profile, "write params.yaml for a purpose", lists)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the profile, such as hmdb51")
+    change = "change a value, such as train.rgb=[spatial]"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
+    parser.add_argument("--force", action="store_true", help="overwrite edits of params.yaml that git does not hold")
+    diff = "write nothing; list what params.yaml changes against NAME, or against the profile it was written from"
+    parser.add_argument("--diff", action="store_true", help=diff)
+
+
+def _profile(args: argparse.Namespace) -> None:
+    from twostream import profiles
+
+    if args.diff:
+        print(profiles.edits(args.name))
+    elif args.name:
+        profiles.write_params(args.name, args.set, args.force)
+        print(f"params.yaml: written from profile {args.name}")
+    else:
+        for name, purpose in profiles.profiles().items():
+            print(f"{name:<16} {purpose}")
+
+
 def _add_doctor(commands: Any) -> None:
-    parser = _command(commands, "doctor", _doctor, "check this machine before a long run")
-    parser.add_argument("file", nargs="?", default="params.yaml", help="the parameter file (params.yaml)")
+    parser = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "check this machine before a long run",
+        "Prints one line per check: ok, warning or problem, and what to do. Nothing is fetched or written.",
+    )
+    _add_path(parser, "file", nargs="?", default="params.yaml", help="the parameter file (params.yaml)")
 
 
-def _doctor(given: Given) -> None:
+def _doctor(args: argparse.Namespace) -> None:
     from twostream.doctor import doctor
 
-    sys.exit(doctor(given.file))
+    sys.exit(doctor(args.file))
 
 
 def _add_check(commands: Any) -> None:
-    parser = _command(commands, "check", _check, "check a parameter file")
-    parser.add_argument("file", nargs="?", default="params.yaml", help="the file (params.yaml)").complete = shtab.FILE
+    parser = _command(commands, "check", _check, "check a parameter file", "`dvc repro` checks params.yaml too.")
+    _add_path(parser, "file", nargs="?", default="params.yaml", help="the parameter file (params.yaml)")
 
 
-def _check(given: Given) -> None:
+def _check(args: argparse.Namespace) -> None:
     from twostream.params import load_params
 
-    params = load_params(given.file)
+    params = load_params(args.file)
     streams = ", ".join([*params.train.rgb, *params.train.flow])
-    print(f"{given.file}: good. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
+    print(f"{args.file}: valid. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
 
 
 def _add_models(commands: Any) -> None:
-    parser = _command(commands, "models", _models, "list the networks: modality, input size, number of parameters")
-    parser.add_argument("--classes", type=_positive, default=51, help="number of classes to count parameters for (51)")
+    parser = _command(commands, "models", _models, "list the networks with their input and number of parameters")
+    parser.add_argument("--classes", type=_positive, default=51, help="number of classes of the last layer (51)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def _models(given: Given) -> None:
+def _models(args: argparse.Namespace) -> None:
     from twostream.networks.registry import list_models
 
-    rows = list_models(given.classes)
-    if given.json:
+    rows = list_models(args.classes)
+    if args.json:
         print(json.dumps(rows, indent=2))
         return
     print(f"{'name':<36} {'modality':<10} {'input':<18} {'parameters':>12}")
@@ -110,75 +142,72 @@ def _models(given: Given) -> None:
         size = "x".join(str(n) for n in row["input"])
         print(f"{row['name']:<36} {row['modality']:<10} {size:<18} {row['parameters']:>12,}")
     print(
-        "timm/<name> takes any other 2D network of timm, on RGB frames or on stacked flow; inflated/<name> makes it 3D."
+        "timm/<name> is any other 2D network of timm, on RGB frames or stacked flow; inflated/<name> is its 3D version."
     )
 
 
 def _add_results(commands: Any) -> None:
-    parser = _command(commands, "results", _results, "print the table of results that `dvc repro` has made")
-    file = parser.add_argument("--metrics", default="metrics/metrics.json", help="the file (metrics/metrics.json)")
-    file.complete = shtab.FILE
+    parser = _command(commands, "results", _results, "print the test results of `dvc repro` as a table")
+    _add_path(parser, "--metrics", default="metrics/metrics.json", help="the metrics (metrics/metrics.json)")
 
 
-def _results(given: Given) -> None:
+def _results(args: argparse.Namespace) -> None:
     from twostream.fusion.evaluation import results_table
 
     try:
-        metrics = json.loads(Path(given.metrics).read_text())
+        metrics = json.loads(Path(args.metrics).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{given.metrics}: cannot be read ({error}); run `dvc repro` first") from None
+        raise UserError(f"{args.metrics}: cannot be read ({reason(error)}); run `dvc repro` first") from None
     print(results_table(metrics, [name for name in metrics if name not in ("fusion", "fusion_gain", "clips")]))
 
 
 def _add_predict(commands: Any) -> None:
-    parser = _command(commands, "predict", _predict, "name the action in videos with the trained models")
-    parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="a video, a folder of videos, or the number of a camera"
-    ).complete = shtab.FILE
+    parser = _command(commands, "predict", _predict, "recognise the actions in videos with the trained models")
+    what = "a video, a folder of videos, or the number of a camera"
+    _add_path(parser, "videos", nargs="+", metavar="VIDEO", help=what)
     _add_model_arguments(parser)
-    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="likeliest classes to print (5)")
-    parser.add_argument("--json", action="store_true", help="print a line of JSON a video, of a camera one a window")
-    parser.add_argument(
-        "--annotate", type=Path, metavar="OUT.mp4", help="write a copy of the video with classes and flow drawn on it"
-    ).complete = shtab.FILE
-    parser.add_argument(
-        "--every", type=float, metavar="SECONDS", help="length of a window (a video up to 30 s: all of it; longer: 5)"
-    )
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="device (auto)")
+    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="number of classes to print (5)")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON per video, or per camera window")
+    copy = "write a copy of the video with classes and flow drawn on it"
+    _add_path(parser, "--annotate", type=Path, metavar="OUT.mp4", help=copy)
+    window = "length of the windows to classify (5; a video of up to 30 s is one window)"
+    parser.add_argument("--every", type=float, metavar="SECONDS", help=window)
     protocol = parser.add_argument_group(
-        "test protocol", "Where not given, as `score:` in the params.yaml beside the models; without one 5, 1 and flip."
+        "test protocol", "Default: `score` of the params.yaml next to the models; without that file 5, 1 and flip."
     )
-    protocol.add_argument("--segments", type=_positive, metavar="N", help="pieces spread over a window that are scored")
-    protocol.add_argument("--crops", type=int, choices=(1, 3, 5), help="crops of each piece")
+    protocol.add_argument("--segments", type=_positive, metavar="N", help="segments of a window that are scored")
+    protocol.add_argument("--crops", type=int, choices=(1, 3, 5), help="crops of each segment")
     protocol.add_argument("--flip", action=argparse.BooleanOptionalAction, help="score the mirror image too")
 
 
-def _predict(given: Given) -> None:
-    sources = list(_sources(given.videos))
-    if given.annotate:
+def _predict(args: argparse.Namespace) -> None:
+    sources = list(_sources(args.videos))
+    if args.annotate:
         from twostream.inference.annotate import check_target
 
         if len(sources) != 1 or isinstance(sources[0], int):
-            raise UserError(f"--annotate writes one copy of one video file, and there are {len(sources)} sources given")
-        check_target(given.annotate, sources[0])
+            raise UserError(f"--annotate copies one video file; these are {len(sources)} sources, or a camera")
+        check_target(args.annotate, sources[0])
     from twostream.inference.predict import Predictor
 
-    predictor = Predictor(given.models, given.split, given.accelerator, _score(given), progress=True)
+    predictor = Predictor(args.models, args.split, args.accelerator, _score(args), progress=True)
     failed = 0
     for source in sources:
         try:
             if isinstance(source, int):
-                _predict_camera(predictor, source, given)
+                _predict_camera(predictor, source, args)
             else:
-                _predict_file(predictor, source, given)
+                _predict_file(predictor, source, args)
         except UserError as error:
             failed += 1
-            _say_error(error)
+            _print_error(error)
     if failed == len(sources):
         sys.exit(2)
 
 
 def _sources(names: Sequence[str]) -> Iterator[Path | int]:
-    """Files and cameras in the order given; a folder is the videos in it and in the folders in it, sorted by path."""
+    """Yield files and cameras in the order of the arguments, and for a folder all videos below it, sorted by path."""
     from twostream.datasets import is_video
 
     for name in names:
@@ -187,91 +216,90 @@ def _sources(names: Sequence[str]) -> Iterator[Path | int]:
         elif os.path.isdir(name):
             found = sorted(Path(folder, file) for folder, _, files in os.walk(name) for file in files if is_video(file))
             if not found:
-                raise UserError(f"{name}: there is no video in this folder; give one that holds some, or a file")
+                raise UserError(f"{name}: there is no video in this folder; name a folder with videos, or a file")
             yield from found
         else:
             yield Path(name)
 
 
-def _score(given: Given) -> Score | None:
-    """The test protocol with what the command line says of it; None where it says nothing."""
-    said = {key: getattr(given, key) for key in ("segments", "crops", "flip") if getattr(given, key) is not None}
-    if not said:
+def _score(args: argparse.Namespace) -> Score | None:
+    """Return the test protocol with the values of the command line, or None where it has none."""
+    values = {key: getattr(args, key) for key in ("segments", "crops", "flip") if getattr(args, key) is not None}
+    if not values:
         return None
     from pydantic import ValidationError
 
     from twostream.inference.predict import protocol_beside
     from twostream.params import Score
 
-    rest = {} if len(said) == 3 else protocol_beside(given.models).model_dump()
+    rest = {} if len(values) == 3 else protocol_beside(args.models).model_dump()
     try:
-        return Score.model_validate({**rest, **said})
+        return Score.model_validate({**rest, **values})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--{first['loc'][0]}: {first['input']} - {first['msg']}") from None
+        raise UserError(f"--{validation_reason(error)}") from None
 
 
-def _predict_file(predictor: Predictor, source: Path, given: Given) -> None:
-    prediction = predictor.predict(source, given.every)
+def _predict_file(predictor: Predictor, source: Path, args: argparse.Namespace) -> None:
+    prediction = predictor.predict(source, args.every)
     if prediction.warning:
         print(f"WARNING: {source}: {prediction.warning}", file=sys.stderr)
-    if given.json:
-        print(json.dumps(prediction.to_dict(given.top), ensure_ascii=False), flush=True)
+    if args.json:
+        print(json.dumps(prediction.to_dict(args.top), ensure_ascii=False), flush=True)
     else:
-        print(_table(prediction, predictor, given.top), flush=True)
-    if given.annotate:
+        print(_table(prediction, predictor, args.top), flush=True)
+    if args.annotate:
         from twostream.inference.annotate import annotate
 
-        annotate(predictor, prediction, given.annotate, progress=True)
-        print(f"{given.annotate}: written", file=sys.stderr)
+        annotate(predictor, prediction, args.annotate, progress=True)
+        print(f"{args.annotate}: written", file=sys.stderr)
 
 
-def _predict_camera(predictor: Predictor, camera: int, given: Given) -> None:
+def _predict_camera(predictor: Predictor, camera: int, args: argparse.Namespace) -> None:
     from twostream.inference.predict import window_dict
 
-    if not given.json:
+    if not args.json:
         print(f"camera {camera}; Ctrl-C ends it", file=sys.stderr)
     with contextlib.suppress(KeyboardInterrupt):
-        for window in predictor.windows(camera, given.every):
-            if given.json:
-                print(json.dumps({"camera": camera, **window_dict(window, predictor.classes, given.top)}), flush=True)
+        for window in predictor.windows(camera, args.every):
+            if args.json:
+                print(json.dumps({"camera": camera, **window_dict(window, predictor.classes, args.top)}), flush=True)
             else:
                 print(_window_line(window, predictor), flush=True)
 
 
 def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
-    """What fusion holds likeliest, with each stream's probability beside it; and a line a window if there are several.
+    """Return the most probable classes of the fusion, with the probabilities of the fusion and of each stream.
 
-    Under the classes stands the likeliest class of each opinion by itself.
+    Below them stand the top class of each stream, and one line per window if there are several.
     """
     names = ["fusion", *predictor.streams]
-    said = {name: prediction.probabilities(name) for name in names}
+    probabilities = {name: prediction.probabilities(name) for name in names}
     tops = [name for name, _ in prediction.top(count)]
     label = max(len("class"), *(len(_shown(name)) for name in tops))
-    wide = {name: max(len(name), 6) for name in names}
+    width = {name: max(len(name), 6) for name in names}
     lines = [f"{_shown(prediction.source)}: {prediction.windows[-1].end:.2f} s, {len(prediction.times)} frames"]
-    lines += ["  ".join([f"  {'class':<{label}}", *(f"{name:>{wide[name]}}" for name in names)])]
+    lines += ["  ".join([f"  {'class':<{label}}", *(f"{name:>{width[name]}}" for name in names)])]
     for top in tops:
-        at = prediction.classes.index(top)
-        shares = [f"{_percent(said[name][at]):>{wide[name]}}" for name in names]
-        lines.append("  ".join([f"  {_shown(top):<{label}}", *shares]))
+        index = prediction.classes.index(top)
+        cells = [f"{_percent(probabilities[name][index]):>{width[name]}}" for name in names]
+        lines.append("  ".join([f"  {_shown(top):<{label}}", *cells]))
     for name in predictor.streams:
-        lines.append(f"  {name} alone says {_favourite(said[name], prediction.classes)}")
+        lines.append(f"  {name} alone: {_top_class(probabilities[name], prediction.classes)}")
     if len(prediction.windows) > 1:
         lines += [f"  {_window_line(window, predictor)}" for window in prediction.windows]
     return "\n".join(lines)
 
 
 def _window_line(window: Window, predictor: Predictor) -> str:
-    """`0:05.0 to 0:10.0  wave 98.1%  (spatial: jump 45.0%, temporal: wave 80.2%)`"""
-    fused = _favourite(window.probabilities(), predictor.classes)
-    alone = [f"{name}: {_favourite(window.probabilities(name), predictor.classes)}" for name in predictor.streams]
+    """Return a line such as `0:05.0 to 0:10.0  wave 98.1%  (spatial: jump 45.0%, temporal: wave 80.2%)`."""
+    fused = _top_class(window.probabilities(), predictor.classes)
+    alone = [f"{name}: {_top_class(window.probabilities(name), predictor.classes)}" for name in predictor.streams]
     return f"{_clock(window.start)} to {_clock(window.end)}  {fused}  ({', '.join(alone)})"
 
 
-def _favourite(probabilities: np.ndarray, classes: Sequence[str]) -> str:
-    at = int(probabilities.argmax())
-    return f"{_shown(classes[at])} {_percent(probabilities[at])}"
+def _top_class(probabilities: np.ndarray, classes: Sequence[str]) -> str:
+    index = int(probabilities.argmax())
+    return f"{_shown(classes[index])} {_percent(probabilities[index])}"
 
 
 def _percent(probability: float) -> str:
@@ -290,40 +318,37 @@ def _shown(name: object) -> str:
 
 
 def _add_serve(commands: Any) -> None:
-    parser = _command(commands, "serve", _serve, "open a page on this machine that predicts dropped videos")
-    _add_model_arguments(parser, accelerator=False)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    parser = _command(commands, "serve", _serve, "open a local web page that recognises the actions in videos")
+    _add_model_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on, 0 for any free one (8000)")
-    parser.add_argument(
-        "--max-megabytes", type=_above_zero, default=200, metavar="MB", help="largest video taken (200)"
-    )
-    parser.add_argument("--max-seconds", type=_above_zero, default=300, metavar="S", help="longest video taken (300)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
+    parser.add_argument("--max-megabytes", type=_above_zero, default=200, metavar="MB", help="largest video (200)")
+    parser.add_argument("--max-seconds", type=_above_zero, default=300, metavar="S", help="longest video (300)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
 
 
-def _serve(given: Given) -> None:
+def _serve(args: argparse.Namespace) -> None:
     from twostream.inference.serve import serve
 
-    limits = given.max_megabytes, given.max_seconds
-    serve(given.models, given.split, given.host, given.port, *limits, open_browser=not given.no_browser)
+    limits = args.max_megabytes, args.max_seconds
+    serve(args.models, args.split, args.host, args.port, *limits, open_browser=not args.no_browser)
 
 
 def _add_export(commands: Any) -> None:
     parser = _command(commands, "export", _export, "write the trained networks as ONNX files")
-    _add_model_arguments(parser, accelerator=False)
-    out = parser.add_argument("--out", type=Path, default=Path("exported"), metavar="DIR", help="where to (exported)")
-    out.complete = shtab.DIRECTORY
+    _add_model_arguments(parser)
+    _add_path(parser, "--out", type=Path, default=Path("exported"), metavar="DIR", help="output folder (exported)")
 
 
-def _export(given: Given) -> None:
+def _export(args: argparse.Namespace) -> None:
     from twostream.inference.predict import Predictor
 
-    predictor = Predictor(given.models, given.split, "cpu")
+    predictor = Predictor(args.models, args.split, "cpu")
     from twostream.inference.export import DESCRIPTION, export
 
-    for done in export(predictor, given.out):
-        print(f"{done.path}: logits differ from PyTorch's by at most {done.difference:.1e}")
-    print(f"{given.out / DESCRIPTION}: classes, input shapes, test protocol and fusion")
+    for exported in export(predictor, args.out):
+        print(f"{exported.path}: logits differ from PyTorch's by at most {exported.difference:.1e}")
+    print(f"{args.out / DESCRIPTION}: classes, input shapes, test protocol and fusion")
 
 
 def _add_completion(commands: Any) -> None:
@@ -331,27 +356,28 @@ def _add_completion(commands: Any) -> None:
         commands,
         "completion",
         _completion,
-        "print what makes a shell complete these commands",
+        "print a script with which a shell completes these commands",
         epilog='bash: eval "$(twostream completion bash)" in ~/.bashrc; zsh: write it to a file _twostream in $fpath.',
     )
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
 
-def _completion(given: Given) -> None:
-    print(shtab.complete(make_parser(), given.shell))
+def _completion(args: argparse.Namespace) -> None:
+    print(shtab.complete(make_parser(), args.shell))
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser, accelerator: bool = True) -> None:
-    models = parser.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="DIR", help="the models (models)"
-    )
-    models.complete = shtab.DIRECTORY
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    models = "folder of the trained models (models)"
+    _add_path(parser, "--models", type=Path, default=Path("models"), metavar="DIR", help=models)
     parser.add_argument("--split", type=_positive, default=1, metavar="N", help="the split they were trained on (1)")
-    if accelerator:
-        parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to run (auto)")
 
 
-def _say_error(error: UserError) -> None:
+def _add_path(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Add an argument whose value the shell completes to the name of a file or folder."""
+    parser.add_argument(name, **options).complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _print_error(error: UserError) -> None:
     print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
 
 

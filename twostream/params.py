@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,9 +19,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from twostream.errors import UserError
 from twostream.networks.names import check_model_name
+from twostream.profiles import complete, differences, read_yaml
 
 RESERVED = (  # keys of metrics and columns of tables
     *("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run"),
@@ -29,13 +33,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Section(BaseModel):
-    """A mapping that knows all its keys; every key is given in the file, so that nothing in force is hidden."""
+    """A strict section: unknown keys are rejected, and every key must have a value, so that DVC tracks all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("each entry can be listed once")
+    return values
+
+
 class Demo(Section):
-    """The generated data set: `groups` actor-and-place pairs, each filmed `takes` times in every class."""
+    """The generated data set: `groups` pairs of an actor and a place, each with `takes` clips per class."""
 
     groups: int = Field(ge=3, le=200)
     takes: int = Field(ge=1, le=50)
@@ -54,7 +64,7 @@ class Demo(Section):
 class Dataset(Section):
     name: Literal["demo", "folder", "hmdb51", "ucf101"]
     source: str = Field(min_length=1)
-    splits: list[Annotated[int, Field(ge=1, le=100)]] = Field(min_length=1)
+    splits: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1), AfterValidator(_distinct)]
     val_fraction: float = Field(ge=0.01, le=0.5)
     test_fraction: float = Field(ge=0.05, le=0.5)
     table: str
@@ -62,13 +72,6 @@ class Dataset(Section):
     allow_missing: bool
     max_unreadable: int = Field(ge=0)
     demo: Demo
-
-    @field_validator("splits")
-    @classmethod
-    def _distinct(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError("each split can be listed once")
-        return value
 
     @field_validator("group_pattern")
     @classmethod
@@ -101,7 +104,7 @@ class Farneback(Section):
 
 
 class Tvl1(Section):
-    """Ours: a preset, and what departs from it (None: the preset's). `warps` and `iterations` may differ by level."""
+    """A preset, and values that replace the preset's (None: keep it). `warps` and `iterations` may differ by level."""
 
     preset: Literal["fast", "balanced", "accurate"]
     lambda_: float | None = Field(gt=0, le=100, alias="lambda")
@@ -120,7 +123,7 @@ class Tvl1(Section):
     @field_validator("warps", "iterations", mode="before")
     @classmethod
     def _counts(cls, value: Any, info: ValidationInfo) -> Any:
-        most = {"warps": 50, "iterations": 500}[info.field_name]
+        most = 50 if info.field_name == "warps" else 500
         counts = value if isinstance(value, list) else [value]
         if value is not None and not (counts and all(type(n) is int and 1 <= n <= most for n in counts)):
             raise ValueError(f"must be null, an integer from 1 to {most}, or a list of such, the finest level's first")
@@ -224,16 +227,9 @@ class Score(Section):
 
 class Fusion(Section):
     method: Literal["average", "weighted", "logreg", "svm"]
-    streams: list[Name] = Field(min_length=2, max_length=6)
+    streams: Annotated[list[Name], Field(min_length=2, max_length=6), AfterValidator(_distinct)]
     step: float = Field(gt=0, le=0.5)
     c: float = Field(gt=0, le=1e6)
-
-    @field_validator("streams")
-    @classmethod
-    def _distinct(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("each stream can be listed once")
-        return value
 
 
 class Evaluate(Section):
@@ -290,59 +286,45 @@ class Params(Section):
         return self
 
     def modality(self, stream: str) -> Literal["rgb", "flow"]:
-        """The modality that a trained stream reads."""
+        """Return the modality that a trained stream reads."""
         return "flow" if stream in self.train.flow else "rgb"
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check a parameter file.
 
+    A key that the file lacks, because it was written before the key existed, has the value of profiles/base.yaml. One
+    line on stderr names these keys.
+
     Raises:
         UserError: the file cannot be read, is not YAML, or holds an unknown key, a wrong type or an impossible value.
             The message is one line that names the file, the key, the value and what is allowed.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)}); copy one of profiles/*.yaml there") from None
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: must be a mapping of sections; copy one of profiles/*.yaml there")
-    return parse_params(data, str(path))
+    values = read_yaml(path)
+    complete_values = complete(values)
+    params = parse_params(complete_values, str(path))
+    added = [f"{key}: {json.dumps(value)}" for key, old, value in differences(values, complete_values) if old is None]
+    if added:
+        print(
+            f"WARNING: {path} lacks {', '.join(added)}. These values of profiles/base.yaml are used; add the keys to "
+            "the file, so that DVC can track them",
+            file=sys.stderr,
+        )
+    return params
 
 
 def parse_params(data: dict[str, Any], where: str = "parameters") -> Params:
-    """Check an already loaded mapping; `where` stands in the error message. Raises as :func:`load_params`."""
+    """Check a mapping of all parameters; `where` stands in the error message. Raises as :func:`load_params`."""
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_line(error, data)}") from None
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(f"{where}: {_line(first)}{more}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats, as DVC reads and writes them: to PyYAML alone, 1e-3 is a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _first_line(error: ValidationError, data: dict[str, Any]) -> str:
-    problems = error.errors()
-    lines = [_line(problem, data) for problem in problems]
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return lines[0] + more
-
-
-def _line(problem: dict[str, Any], data: dict[str, Any]) -> str:
+def _line(problem: Any) -> str:
+    """Return one line on a problem that pydantic found: key, value and what is allowed."""
     loc = [part for part in problem["loc"] if part != "[key]"]
     key = ".".join(str(part) for part in loc)
     message = problem["msg"].removeprefix("Value error, ")
@@ -352,19 +334,21 @@ def _line(problem: dict[str, Any], data: dict[str, Any]) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"allowed here: {', '.join(known)}"
         return f"{key} is not a parameter; {hint}"
     if problem["type"] == "missing":
-        return f"{key} is missing; take it from one of profiles/*.yaml"
+        return f"{key} is missing"
     if problem["type"] == "value_error" and len(loc) < 2:
         return message  # a rule over several keys names them itself
-    message = message.replace("Input should be", "must be")
-    return f"{key}: {problem['input']!r} - {message}"
+    return f"{key}: {problem['input']!r} - {message.replace('Input should be', 'must be')}"
 
 
 def _known_keys(loc: list[Any]) -> list[str]:
-    model: Any = Params
+    """Return the keys of the section at `loc`, such as ("streams", "spatial", "augment")."""
+    section: Any = Params
     for part in loc:
-        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            model = field.annotation
-        elif field is None and model is Params or part in getattr(model, "model_fields", {}):
-            model = Stream  # streams.<name>
-    return [f.alias or n for n, f in model.model_fields.items()]
+        found = {_key(name, field): field.annotation for name, field in section.model_fields.items()}.get(part)
+        # What has no fields is `streams` or, below it, the name of a stream.
+        section = found if hasattr(found, "model_fields") else Stream
+    return [_key(name, field) for name, field in section.model_fields.items()]
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    return field.alias or name

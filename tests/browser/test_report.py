@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from helpers import ROOT
 
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.fusion import evaluation
 from twostream.fusion.scores import Scores, log_softmax
 from twostream.params import parse_params
+from twostream.profiles import load_profile
 from twostream.report.explore import explore
 from twostream.report.page import write_report
 
@@ -44,7 +43,7 @@ def report(tmp_path_factory) -> str:
             one[np.arange(len(clips)), label] += 2
         scores[split] = {n: Scores(logits=one, **everything) for n, one in zip(STREAMS, logits, strict=True)}
         fused[split] = Scores(logits=sum(map(log_softmax, logits)), **everything)
-    values = yaml.safe_load((ROOT / "profiles" / "hmdb51.yaml").read_text())
+    values = load_profile("hmdb51")
     values["dataset"]["splits"] = [1, 2]
     values["train"]["rgb"] = ["spatial"]
     epochs = np.arange(1, 6)

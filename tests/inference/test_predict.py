@@ -102,7 +102,7 @@ def test_a_clip_gets_the_scores_of_the_score_and_fuse_stages(tmp_path, monkeypat
 def test_the_protocol_is_that_of_the_parameter_file_beside_the_models(models, tmp_path, demo_values):
     assert Predictor(models, accelerator="cpu").score == USUAL_SCORE
     shutil.copytree(models, tmp_path / "models")
-    shutil.copy(ROOT / "profiles" / "demo.yaml", tmp_path / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     assert Predictor(tmp_path / "models", accelerator="cpu").score == parse_params(demo_values).score
 
 
