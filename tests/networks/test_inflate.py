@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.models import get_model
 
 from twostream.errors import UserError
-from twostream.networks.inflate import TemporalConv, adapt_first_conv, inflate, inflate_kernel
+from twostream.networks.inflate import ClipLength, TemporalConv, adapt_first_conv, inflate, inflate_kernel
 from twostream.networks.registry import create_model
 
 EFFICIENTNET = TEST_DATA / "weights" / "tf_efficientnet_lite0_imagenet.pth"
@@ -88,8 +88,9 @@ def test_a_temporal_convolution_is_a_3d_convolution_with_the_end_frames_repeated
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 12, (3, 5), (2, 1), (1, 2), groups=groups)
     flat = conv.weight.detach().clone()
-    clock = type("Clock", (), {"frames": length})()
-    temporal = TemporalConv(conv, frames, stride, clock)
+    clip_length = ClipLength()
+    clip_length.frames = length
+    temporal = TemporalConv(conv, frames, stride, clip_length)
     if groups == 1:
         torch.nn.init.normal_(temporal.weight)
         kernel = temporal.weight
@@ -108,8 +109,8 @@ def test_a_temporal_convolution_is_a_3d_convolution_with_the_end_frames_repeated
         groups=groups,
     )
     images = temporal(volume.transpose(1, 2).flatten(0, 1))
-    assert clock.frames == -(-length // stride)
-    found = images.unflatten(0, (2, clock.frames)).transpose(1, 2)
+    assert clip_length.frames == -(-length // stride)
+    found = images.unflatten(0, (2, clip_length.frames)).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -171,7 +172,7 @@ def test_a_network_that_cannot_be_inflated_is_one_line():
         make("inflated/timm/vit_tiny_patch16_224")
     with pytest.raises(UserError, match="cannot be inflated: ScaledStdConv2d is not a plain convolution"):
         make("inflated/timm/test_nfnet")
-    with pytest.raises(UserError, match="cannot be inflated: its image goes to several convolutions"):
+    with pytest.raises(UserError, match="cannot be inflated: several convolutions read its image"):
         make("inflated/timm/repvgg_a0")
 
 

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torchvision.models import get_model
 
 from twostream.errors import UserError
+from twostream.networks.layers import BaseNetwork
 from twostream.networks.registry import create_model
 from twostream.networks.weights import load_weights, read_weights
 
@@ -101,7 +102,7 @@ def test_missing_tensors_are_counted(tmp_path):
     network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     state = {name: value for name, value in network.state_dict().items() if name.startswith("0.")}
     with pytest.raises(UserError, match=r"of its 4 tensors 2 missing \(first: 1\.weight\)"):
-        load_weights(network, state, where="w", first_conv=(), classifier=(), frame_channels=3)
+        load_weights(BaseNetwork(network, (), ()), state, where="w", frame_channels=3)
 
 
 def test_a_missing_file_is_one_line(tmp_path):

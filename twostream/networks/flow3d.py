@@ -43,9 +43,9 @@ class Flow3D(nn.Module):
 
 
 def _convolution(channels: int, width: int, *, kernel: tuple[int, int, int], stride: int = 1) -> list[nn.Module]:
-    padding = tuple(side // 2 for side in kernel)
+    time, height, across = (side // 2 for side in kernel)
     return [
-        nn.Conv3d(channels, width, kernel, (1, stride, stride), padding, bias=False),
+        nn.Conv3d(channels, width, kernel, (1, stride, stride), (time, height, across), bias=False),
         nn.BatchNorm3d(width),
         nn.ReLU(inplace=True),
     ]

@@ -1,22 +1,24 @@
-"""Motion networks from appearance weights: a network learnt on images starts one on flow, or one on whole volumes.
+"""Motion networks from appearance weights: weights learnt on images start a network on flow, or one on volumes.
 
 Two ways, alone or one after the other:
 
 - Cross-modality (:func:`adapt_first_conv`): only the first layer sees the channels, so only its filters must change.
   They are averaged over RGB and repeated for each flow channel. Wang et al., Temporal Segment Networks, ECCV 2016,
   section 3.2.
-- Inflation (:func:`inflate`, :func:`inflate_kernel`): 2D kernels are repeated over time and divided by how often, so
-  that a still clip is to the 3D network what its image is to the 2D one. Carreira & Zisserman, Quo Vadis, Action
-  Recognition?, CVPR 2017, section 3.1.
+- Inflation (:func:`inflate`, :func:`inflate_kernel`): 2D kernels are repeated over time and divided by the number of
+  repeats, so that the 3D network's logits for a still clip are the 2D network's for its image. Carreira & Zisserman,
+  Quo Vadis, Action Recognition?, CVPR 2017, section 3.1.
 
 Where kernels get a temporal extent follows the I3D baseline of Wang et al., Non-local Neural Networks, CVPR 2018,
-section 4.1: five frames in the stem and three in one layer of several, since inflating more of them hardly pays. Here
-that is every second convolution wider than one pixel, 3x3 or depthwise: of ResNet-50 and EfficientNet one in every
+section 4.1: five frames in the stem and three in only some of the layers, since inflating more of them hardly pays.
+Here that is every second convolution wider than one pixel, 3x3 or depthwise: of ResNet-50 and EfficientNet one in every
 other block, of ResNet-18 the second of each block. Time is halved once, by the stem; the networks of both papers halve
 it more often, but see 32 to 64 frames.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -29,12 +31,12 @@ BODY_FRAMES = 3
 
 
 def adapt_first_conv(weight: torch.Tensor, channels: int, frame_channels: int) -> torch.Tensor:
-    """A first convolution's weight `[O, I, ...]` for `channels` input channels, `[O, channels, ...]`.
+    """Convert a first convolution's weight `[O, I, ...]` to `channels` input channels, `[O, channels, ...]`.
 
-    From another modality the filters are averaged over their channels and repeated, without a factor: Wang et al. 2016,
-    section 3.2. From the same one (I a multiple of `frame_channels`) they are averaged over the frames and repeated for
-    the new number of frames, x staying with x, and scaled by the old number over the new one, so that a still stack
-    gives the same response: Carreira & Zisserman 2017, section 3.1, on stacked frames.
+    From another modality, the filters are averaged over their channels and repeated, without a factor: Wang et al.
+    2016, section 3.2. From the same modality (I is a multiple of `frame_channels`), they are averaged over the frames
+    and repeated for the new number of frames, x filters for x and y filters for y. The factor (old by new number of
+    frames) keeps the response to a stack of equal frames: Carreira & Zisserman 2017, section 3.1, on stacked frames.
     """
     source = weight.shape[1]
     if source % frame_channels:
@@ -45,14 +47,14 @@ def adapt_first_conv(weight: torch.Tensor, channels: int, frame_channels: int) -
 
 
 def inflate_kernel(weight: torch.Tensor, frames: int) -> torch.Tensor:
-    """A 2D kernel `[O, I, H, W]` repeated over `frames` and divided by it, `[O, I, frames, H, W]`."""
+    """Repeat a 2D kernel `[O, I, H, W]` over `frames` and divide by it: `[O, I, frames, H, W]`."""
     return (weight / frames).unsqueeze(2).repeat(1, 1, frames, 1, 1)
 
 
 def inflate(network: nn.Module, first_conv: str) -> Inflated:
-    """Turn a 2D convolutional network into a network on volumes, in place; its weights are inflated with it.
+    """Turn a 2D convolutional network and its weights into a network on volumes, in place.
 
-    For a clip that repeats one image, of any length, the logits are those of the 2D network for that image.
+    For a clip of any length that repeats one image, the logits are those of the 2D network for that image.
 
     Args:
         network: images `[B, C, H, W]` to logits `[B, classes]`, with one global average pooling before its classifier
@@ -66,35 +68,42 @@ def inflate(network: nn.Module, first_conv: str) -> Inflated:
     if not pools:
         raise ValueError("it has no global pooling; only convolutional networks can be inflated")
     network.to(memory_format=torch.channels_last)  # while all weights are 2D: the format is for four axes
-    clock = _Clock()
-    wide = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and name != first_conv
-    ]
-    replace_module(
-        network, first_conv, TemporalConv(network.get_submodule(first_conv), STEM_FRAMES, STEM_STRIDE, clock)
-    )
+    length = ClipLength()
+    convs = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    if first_conv not in convs:
+        raise ValueError("its first layer is not a convolution; choose another network")
+    wide = [name for name, conv in convs.items() if max(conv.kernel_size) > 1 and name != first_conv]
+    replace_module(network, first_conv, TemporalConv(convs[first_conv], STEM_FRAMES, STEM_STRIDE, length))
     for name in wide[1::2]:
-        replace_module(network, name, TemporalConv(network.get_submodule(name), BODY_FRAMES, 1, clock))
-    replace_module(network, pools[-1], _PoolOverTime(network.get_submodule(pools[-1]), clock))
-    return Inflated(network, clock)
+        replace_module(network, name, TemporalConv(convs[name], BODY_FRAMES, 1, length))
+    replace_module(network, pools[-1], _PoolOverTime(network.get_submodule(pools[-1]), length))
+    return Inflated(network, length)
+
+
+class ClipLength:
+    """The number of frames per clip at the current layer of a forward pass, shared by all layers of one network.
+
+    Frames go through the network as one batch, so a layer cannot see from its input's shape where a clip ends.
+    `Inflated.forward` sets the number, and the stem, which halves time, updates it.
+    """
+
+    frames = 1
 
 
 class Inflated(nn.Module):
-    """A network on volumes, `[B, C, L, H, W]` to `[B, classes]`, L being any; :func:`inflate` makes it.
+    """A network on volumes, `[B, C, L, H, W]` to `[B, classes]` for any L; :func:`inflate` makes it.
 
-    Frames go through the 2D network as images of a batch, and only the layers with a temporal extent know which of them
-    follow each other. That keeps every layer between them (padding, batch norm, pooling) what it was.
+    Frames go through the 2D network as images of one batch, and only the layers with a temporal extent know which of
+    them follow each other. All other layers (padding, batch norm, pooling) stay those of the 2D network.
     """
 
-    def __init__(self, backbone: nn.Module, clock: _Clock):
+    def __init__(self, backbone: nn.Module, length: ClipLength):
         super().__init__()
         self.backbone = backbone
-        self._clock = clock
+        self._length = length
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        self._clock.frames = volume.shape[2]
+        self._length.frames = volume.shape[2]
         images = volume.transpose(1, 2).flatten(0, 1)  # [B*L, C, H, W]
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
@@ -102,19 +111,19 @@ class Inflated(nn.Module):
 class TemporalConv(nn.Module):
     """A 2D convolution's weights with a temporal extent: frames in a batch, `[B*L, I, H, W]` to `[B*M, O, H', W']`.
 
-    M is L over the temporal stride, rounded up. Before the first frame stands the first frame, after the last the last:
-    zeros would tell a still clip from its image.
+    M is L over the temporal stride, rounded up. At both ends the first and the last frame are repeated; with zeros, the
+    response to a still clip would differ from that to its image.
 
     A dense kernel becomes `weight` `[O, I, T, H, W]`. An inflated kernel is the outer product of the 2D kernel and a
-    mean over time, and a depthwise or grouped one stays such a product: `weight` as it was, then `temporal` `[T, O]`, a
-    weighted mean for each channel that starts as the plain one (the (2+1)D of Tran et al. 2018). The function is the
-    same, and whole depthwise 3D kernels take up to five times as long on a CPU.
+    mean over time, and a depthwise or grouped one stays such a product: the 2D `weight`, then `temporal` `[T, O]`, a
+    weighted mean per channel that starts as the plain mean (the (2+1)D of Tran et al. 2018). The result is the same,
+    and full depthwise 3D kernels take up to five times as long on a CPU.
 
     Raises:
         ValueError: the convolution is not a plain one, or a grouped one is to have a temporal stride.
     """
 
-    def __init__(self, conv: nn.Conv2d, frames: int, stride: int, clock: _Clock):
+    def __init__(self, conv: nn.Conv2d, frames: int, stride: int, length: ClipLength):
         super().__init__()
         self._same = type(conv) is not nn.Conv2d and _pads_to_same(conv)
         if (type(conv) is not nn.Conv2d and not self._same) or conv.padding_mode != "zeros":
@@ -122,18 +131,18 @@ class TemporalConv(nn.Module):
         if conv.groups > 1 and stride > 1:
             raise ValueError("its first convolution is grouped; choose another network")
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.frames, self.temporal_stride, self._clock = frames, stride, clock
+        self.frames, self.temporal_stride, self._length = frames, stride, length
         self.bias = conv.bias
         if conv.groups == 1:
             inflated = inflate_kernel(conv.weight.detach(), frames)
             self.weight = nn.Parameter(inflated.contiguous(memory_format=torch.channels_last_3d))
         else:
-            self.weight = conv.weight
+            self.weight = nn.Parameter(conv.weight)
             self.temporal = nn.Parameter(torch.full_like(conv.weight[:, 0, 0, 0], 1.0 / frames).repeat(frames, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self._same:
-            images = _padded_to_same(images, self.weight.shape[-2:], self.stride, self.dilation)
+            images = _pad_to_same(images, self.weight.shape[-2:], self.stride, self.dilation)
         return self._dense(images) if self.groups == 1 else self._factored(images)
 
     def _dense(self, images: torch.Tensor) -> torch.Tensor:
@@ -141,23 +150,23 @@ class TemporalConv(nn.Module):
         volume = functional.conv3d(
             self._padded_volume(images), self.weight, self.bias, strides, (0, *self.padding), dilation
         )
-        self._clock.frames = volume.shape[2]
+        self._length.frames = volume.shape[2]
         return _as_images(volume)
 
     def _factored(self, images: torch.Tensor) -> torch.Tensor:
         images = functional.conv2d(
             images, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
-        volume, length = self._padded_volume(images), self._clock.frames
-        weights = self.temporal.to(volume.dtype)[:, :, None, None, None]  # mixed precision stays low here too
+        volume, length = self._padded_volume(images), self._length.frames
+        weights = self.temporal.to(volume.dtype)[:, :, None, None, None]  # or mixed precision would go back to 32 bit
         mean = volume[:, :, :length] * weights[0]
         for t in range(1, self.frames):
             mean = torch.addcmul(mean, volume[:, :, t : t + length], weights[t])
         return _as_images(mean)
 
     def _padded_volume(self, images: torch.Tensor) -> torch.Tensor:
-        """`[B*L, C, H, W]` to `[B, C, L + T - 1, H, W]`; in memory channels stay last, as in the images."""
-        volume = images.unflatten(0, (-1, self._clock.frames)).transpose(1, 2)
+        """Return `[B*L, C, H, W]` as `[B, C, L + T - 1, H, W]`; in memory, channels stay last."""
+        volume = images.unflatten(0, (-1, self._length.frames)).transpose(1, 2)
         side = self.frames // 2
         return torch.cat([*[volume[:, :, :1]] * side, volume, *[volume[:, :, -1:]] * side], 2)
 
@@ -165,21 +174,15 @@ class TemporalConv(nn.Module):
         return f"{list(self.weight.shape)}, frames={self.frames}, stride={(self.temporal_stride, *self.stride)}"
 
 
-class _Clock:
-    """How many frames each clip of the batch has at this point of the network; its layers share one."""
-
-    frames = 1
-
-
 class _PoolOverTime(nn.Module):
     """The 2D network's pooling, then the mean over a clip's frames: `[B*L, ...]` to `[B, ...]`."""
 
-    def __init__(self, pool: nn.Module, clock: _Clock):
+    def __init__(self, pool: nn.Module, length: ClipLength):
         super().__init__()
-        self.pool, self._clock = pool, clock
+        self.pool, self._length = pool, length
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.pool(images).unflatten(0, (-1, self._clock.frames)).mean(1)
+        return self.pool(images).unflatten(0, (-1, self._length.frames)).mean(1)
 
 
 def _as_images(volume: torch.Tensor) -> torch.Tensor:
@@ -191,15 +194,15 @@ def _is_global_pool(module: nn.Module) -> bool:
 
 
 def _pads_to_same(conv: nn.Conv2d) -> bool:
-    from timm.layers import Conv2dSame
+    from timm.layers import Conv2dSame  # timm is loaded already where there is another kind of convolution
 
     return type(conv) is Conv2dSame
 
 
-def _padded_to_same(
-    images: torch.Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+def _pad_to_same(
+    images: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> torch.Tensor:
-    """Zeros on all sides as TensorFlow's "same" has it, by timm's own function, so that the two stay alike."""
+    """Add zeros on all sides as TensorFlow's "same" padding does, by timm's own function, so that the two agree."""
     from timm.layers import pad_same
 
     return pad_same(images, list(kernel), list(stride), list(dilation))

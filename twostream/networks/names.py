@@ -1,4 +1,4 @@
-"""Which model names exist, without importing torch: parameters are checked before anything heavy is loaded."""
+"""Which model names exist, without importing torch: parameters are checked before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MODALITIES = tuple(CHANNELS)
 
 
 def check_model_name(name: str, modality: str) -> None:
-    """Raise ValueError with a one-line remedy when no model of that name takes that modality.
+    """Raise ValueError, one line with a remedy, where no such model or modality exists.
 
-    `timm/<name>` is any 2D backbone of timm, looked up when the model is built, since timm is slow to import;
+    `timm/<name>` is any 2D backbone of timm, which is looked up when the model is built, since timm is slow to import;
     `video/<name>` is a torchvision video network; `inflated/<name>` is a 3D network made of a torchvision ResNet or,
     as `inflated/timm/<name>`, of a convolutional backbone of timm. Every model takes both modalities.
     """

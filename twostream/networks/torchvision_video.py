@@ -1,27 +1,26 @@
-"""torchvision's video networks, with a first convolution for any number of channels and any input size."""
+"""torchvision's video networks, for any number of channels and, where the network allows it, any input size."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from twostream.networks.layers import DropoutLinear, replace_module
+from twostream.networks.layers import BaseNetwork, DropoutLinear, replace_module
 
 
-def build_video(name: str, channels: int, classes: int, dropout: float) -> tuple[nn.Module, str, str]:
-    """torchvision's network of that name with random weights.
+def build_video(name: str, channels: int, classes: int, dropout: float) -> BaseNetwork:
+    """Build torchvision's network of that name with random weights: `[B, C, L, H, W]` to `[B, classes]`.
 
-    `r3d_18`, `mc3_18`, `r2plus1d_18` (Tran et al. 2018) and `s3d` (Xie et al. 2018) are convolutional; `mvit_v2_s`
-    (Li et al. 2022, 16 frames of 224 pixels and nothing else) and `swin3d_t`, `_s`, `_b` (Liu et al. 2022) are
-    transformers and by some way the best on Kinetics.
-
-    Returns:
-        The network, `[B, C, L, H, W]` to `[B, classes]`, and the names of its first convolution and of its classifier.
+    `r3d_18`, `mc3_18`, `r2plus1d_18` (Tran et al. 2018) and `s3d` (Xie et al. 2018) are convolutional. `mvit_v2_s` (Li
+    et al. 2022; it takes 16 frames of 224 pixels only) and `swin3d_t`, `_s`, `_b` (Liu et al. 2022) are transformers
+    and clearly the best on Kinetics.
     """
     from torchvision.models import get_model
 
     if name == "s3d":
         network = get_model(name, num_classes=classes, dropout=dropout)
-        # A fixed 2x7x7 pooling would refuse anything under 14 frames of 224 pixels.
+        # torchvision's fixed 2x7x7 pooling would refuse anything under 14 frames of 224 pixels.
         network.avgpool = nn.AdaptiveAvgPool3d(1)
         first, classifier = "features.0.0.0", "classifier.1"
     elif name == "mvit_v2_s":
@@ -37,11 +36,11 @@ def build_video(name: str, channels: int, classes: int, dropout: float) -> tuple
         first, classifier = "stem.0", "fc"
     if channels != 3:
         _replace_first(network, first, channels)
-    return network, first, classifier
+    return BaseNetwork(network, (first,), (classifier,))
 
 
 def _replace_first(network: nn.Module, name: str, channels: int) -> None:
-    old = network.get_submodule(name)
+    old: Any = network.get_submodule(name)
     new = nn.Conv3d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own first layer
     replace_module(network, name, new)
