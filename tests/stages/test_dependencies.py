@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from helpers import ROOT
 
-from twostream.datasets import NAMES
+from twostream.params import Dataset
+
+DATASETS = get_args(Dataset.model_fields["name"].annotation)
 
 # Imported by a module that the stage needs, but not used in it.
 UNUSED = {
@@ -78,7 +81,7 @@ def test_a_stage_depends_on_every_module_that_shapes_its_output(name):
     assert not _missing(name, script, stage["deps"])
 
 
-@pytest.mark.parametrize("dataset", NAMES)
+@pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("name", ["download", "split"])
 def test_download_and_split_depend_on_every_module_of_their_data_set(name, dataset):
     """A data set is imported by its name, which no import statement shows."""
@@ -95,7 +98,7 @@ def test_download_and_split_do_not_depend_on_other_data_sets(name):
     ]
 
 
-@pytest.mark.parametrize("dataset", NAMES)
+@pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("name", _stages())
 def test_a_stages_code_dependencies_exist(name, dataset):
     for dep in _dependencies(name, dataset):

@@ -43,7 +43,6 @@ class Benchmark:
         list_name: the pattern of the names of its split lists.
         expected_lists: from the names of the lists found to those of a complete set.
         parse_line: from the match of a list's name and one of its lines to its entry, None for a line of another form.
-        line_form: how a line should look, for messages.
         lists: how the split lists are called, for messages.
     """
 
@@ -53,7 +52,6 @@ class Benchmark:
     list_name: re.Pattern[str]
     expected_lists: Callable[[Iterable[str]], list[str]]
     parse_line: Callable[[re.Match[str], str], Entry | None]
-    line_form: str
     lists: str
 
 
@@ -85,10 +83,8 @@ def fetch(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotatio
                 shutil.copyfile(path, new_annotations / name)
             for (label, name), path in tqdm(clips.items(), desc="copying", unit="clip", delay=1):
                 (new_videos / label).mkdir(exist_ok=True)
-                stem, ending = os.path.splitext(name)
-                if path.suffix.lower() != ending.lower():
-                    ending = path.suffix
-                copy_file(path, new_videos / label / (stem + ending), disposable=scratch in path.parents)
+                file = Path(name).stem + path.suffix
+                copy_file(path, new_videos / label / file, disposable=scratch in path.parents)
 
 
 def describe(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
@@ -165,7 +161,7 @@ def read_lists(benchmark: Benchmark, files: dict[str, Path], partial: bool) -> p
         for line in read_lines(path):
             entry = benchmark.parse_line(match, line) if match else None
             if entry is None:
-                raise UserError(f"{os.fspath(path)!r}: {line!r} is not {benchmark.line_form}")
+                raise UserError(f"{os.fspath(path)!r}: {line!r} is not a line of such a list")
             unused = {"group": entry.group, "split1": "unused", "split2": "unused", "split3": "unused"}
             row, column = rows.setdefault((entry.label, entry.name), unused), f"split{entry.split}"
             if row[column] not in ("unused", entry.subset):
@@ -245,18 +241,12 @@ def _check_missing(
         return ""
     in_class = Counter(table["class"])
     lacking = Counter(label for label, is_present in zip(table["class"], present, strict=True) if not is_present)
-    complete = sorted(label for label in lacking if lacking[label] == in_class[label])
-    some = [f"{n} of {in_class[label]} in {label}" for label, n in lacking.most_common() if label not in complete]
-    counts = [f"all of {len(complete)} classes ({_first_four(complete)})"] if complete else []
-    counts += [_first_four(some)] if some else []
+    counts = ", ".join(f"{count} of {in_class[label]} in {label}" for label, count in lacking.most_common(4))
+    more = f" and others of {len(lacking) - 4} more classes" if len(lacking) > 4 else ""
     line = (
-        f"{benchmark.name}: {missing:,} of {benchmark.clips:,} clips are missing from {os.fspath(where)!r}: "
-        f"{', '.join(counts)}"
+        f"{benchmark.name}: {missing:,} of {benchmark.clips:,} clips are missing from {os.fspath(where)!r}"
+        f"{f': {counts}{more}' if counts else ''}"
     )
     if not dataset.allow_missing:
         raise UserError(f"{line}; complete it, or continue without them by dataset.allow_missing: true")
     return line
-
-
-def _first_four(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -33,7 +33,7 @@ class Tree:
 
     root: Path
     videos: frozenset[Path]
-    others: tuple[Path, ...]
+    others: list[Path]
     classes: Path
 
     def levels(self) -> list[Path]:
@@ -52,13 +52,8 @@ def survey(root: Path, source: str) -> Tree:
     videos = frozenset(path for path in files if is_video(path))
     if not videos:
         raise UserError(f"{source!r}: holds no videos; dataset.source must be a folder or archive of <class>/<clip>")
-    classes = Path()
-    while True:
-        below = [path.relative_to(classes) for path in videos if path.is_relative_to(classes)]
-        folders = {path.parts[0] for path in below if len(path.parts) > 1}
-        if len(folders) != 1 or any(len(path.parts) <= 2 for path in below):
-            return Tree(root, videos, tuple(path for path in files if path not in videos), classes)
-        classes = classes / folders.pop()
+    classes = Path(os.path.commonpath([path.parent.parent for path in videos]))
+    return Tree(root, videos, [path for path in files if path not in videos], classes)
 
 
 def find_clips(tree: Tree, table_name: str) -> list[Clip]:

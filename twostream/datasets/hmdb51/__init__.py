@@ -52,6 +52,5 @@ HMDB51 = official.Benchmark(
     list_name=re.compile(r"(?P<class>.+)_test_split(?P<split>[123])\.txt"),
     expected_lists=_expected_lists,
     parse_line=_parse_line,
-    line_form="the name of a clip of this class, followed by 0 (unused), 1 (train) or 2 (test)",
     lists="<class>_test_split<n>.txt, from test_train_splits.rar",
 )

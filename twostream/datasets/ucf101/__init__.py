@@ -45,6 +45,5 @@ UCF101 = official.Benchmark(
     list_name=re.compile(r"(?P<subset>train|test)list0(?P<split>[123])\.txt"),
     expected_lists=_expected_lists,
     parse_line=_parse_line,
-    line_form="<Class>/v_<Class>_g<group>_c<clip>.avi",
     lists="trainlist0<n>.txt and testlist0<n>.txt, from UCF101TrainTestSplits-RecognitionTask.zip",
 )
