@@ -1,4 +1,4 @@
-"""The report in a real browser: drawn, quiet, sorted, told, and at home on a phone, in the dark and on paper."""
+"""The report in a real browser: drawing, console, sorting, tooltips, small and dark screens, and printing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from twostream.fusion import evaluation
 from twostream.fusion.scores import Scores, log_softmax
 from twostream.params import parse_params
 from twostream.profiles import load_profile
-from twostream.report.explore import explore
+from twostream.report.explore import read_exploration, write_exploration
 from twostream.report.page import write_report
+from twostream.report.results import Results
+from twostream.report.strips import Example
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +34,7 @@ def report(tmp_path_factory) -> str:
         for k in range(4)
     ]
     clips = pd.DataFrame(rows, columns=CLIP_COLUMNS)
-    explore(clips, folder, folder / "explore")
+    write_exploration(clips, folder, folder / "explore")
     label = np.repeat(np.arange(len(names)), 4)
     everything = {"clip_id": clips["clip_id"].to_numpy(), "label": label, "classes": np.array(names)}
     everything["subset"] = np.full(len(clips), "test")
@@ -64,17 +66,18 @@ def report(tmp_path_factory) -> str:
         params=parse_params(values),
         clips=clips,
         splits={n: pd.Series("test", index=clips["clip_id"]) for n in (1, 2)},
-        explore_dir=folder / "explore",
-        metrics=metrics,
-        per_class=evaluation.per_class(tested),
-        confusion=evaluation.confusion(tested),
-        sweep={1: sweep, 2: sweep},
-        curves={f"{name}-{n}": curve for name in STREAMS for n in (1, 2)},
-        contribution=evaluation.contribution(tested, STREAMS, best),
-        mistakes=mistakes,
-        examples=[(names[0] + "/0", frames, motion)],
-        mistake_examples=[(clip_id, frames, motion) for clip_id in mistakes["clip_id"]],
-        versions={"Python": "3"},
+        results=Results(
+            exploration=read_exploration(folder / "explore"),
+            metrics=metrics,
+            per_class=evaluation.per_class(tested),
+            confusion=evaluation.confusion(tested),
+            contribution=evaluation.contribution(tested, STREAMS, best),
+            mistakes=mistakes,
+            curves=pd.concat([curve.assign(run=f"{name}-{n}") for name in STREAMS for n in (1, 2)]),
+            weights={1: sweep, 2: sweep},
+        ),
+        examples=[Example(names[0] + "/0", frames, motion)],
+        mistake_examples=[Example(clip_id, frames, motion) for clip_id in mistakes["clip_id"]],
         digests={"clips": "0"},
     )
     return (folder / "report.html").as_uri()
@@ -91,7 +94,7 @@ def eventually(page, true) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_all_is_drawn_within_the_width_and_nothing_is_asked_of_the_network(new_page, seen, report, width, dark):
+def test_the_page_is_drawn_within_the_width_and_makes_no_request(new_page, seen, report, width, dark):
     page = new_page(width=width, dark=dark)
     page.goto(report)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -103,7 +106,7 @@ def test_all_is_drawn_within_the_width_and_nothing_is_asked_of_the_network(new_p
     assert len(boxes) > 15
     assert min(min(width, shown) for width, _, shown, _ in boxes) > 100
     assert min(min(height, shown) for _, height, _, shown in boxes) > 20
-    # What is drawn stays inside its picture: a label that runs out of it is cut.
+    # Everything stays inside its chart: a label that exceeds it would be cut.
     assert page.evaluate(
         "[...document.querySelectorAll('svg')].every((svg) => { const b = svg.getBBox(), v = svg.viewBox.baseVal;"
         " return b.x > -4 && b.y > -4 && b.x + b.width < v.width + 4 && b.y + b.height < v.height + 4; })"
@@ -151,7 +154,7 @@ def test_a_table_sorts_by_mouse_and_by_keyboard(page, report):
     assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
 
 
-def test_a_row_tells_its_values_to_the_pointer_and_to_the_arrow_keys(page, report):
+def test_a_row_shows_its_values_to_the_pointer_and_to_the_arrow_keys(page, report):
     page.goto(report)
     chart = page.locator("svg[aria-label*='on each of 51 classes']").first
     tip = page.locator(".tip[role=status]")
@@ -161,13 +164,13 @@ def test_a_row_tells_its_values_to_the_pointer_and_to_the_arrow_keys(page, repor
     page.wait_for_timeout(200)  # a scroll takes the tip away
     row.hover()
     eventually(page, tip.text_content)
-    told = tip.text_content()
-    assert "spatial" in told and "fusion" in told and "%" in told
+    shown_text = tip.text_content()
+    assert "spatial" in shown_text and "fusion" in shown_text and "%" in shown_text
     chart.focus()
     for key in ("Home", "ArrowDown", "ArrowDown"):
         page.keyboard.press(key)
         eventually(page, lambda: page.locator(".hit.at").count() == 1)
-    eventually(page, lambda: tip.text_content() == told)
+    eventually(page, lambda: tip.text_content() == shown_text)
     page.keyboard.press("Escape")
     assert tip.text_content() == "" and not page.locator(".hit.at").count()
 
@@ -184,9 +187,9 @@ def test_the_confusion_matrix_names_the_cell_under_the_pointer_even_an_empty_one
     )
     for column in (3, empty):
         matrix.hover(position={"x": left + (column + 0.5) * cell, "y": top + 3.5 * cell})
-        told = page.locator(".tip[role=status]").text_content()
-        assert told.startswith(f"{names[3]} → {names[column]}: ")
-        assert told.endswith("none") == (column == empty)
+        shown_text = page.locator(".tip[role=status]").text_content()
+        assert shown_text.startswith(f"{names[3]} → {names[column]}: ")
+        assert shown_text.endswith("none") == (column == empty)
         assert page.locator("#confusion text.at").count() == 2
 
 

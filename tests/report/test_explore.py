@@ -10,7 +10,7 @@ from helpers import write_video
 
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
-from twostream.report.explore import charts, explore, load_exploration, sheet_frames
+from twostream.report.explore import exploration_charts, read_exploration, write_exploration
 
 
 def row(clip_id: str, path: str = "", frames: int = 50, fps: float = 25.0, status: str = "ok", size=(64, 48)) -> tuple:
@@ -47,8 +47,8 @@ def test_tables_count_what_the_clips_table_says(tmp_path, video):
     )
     clips["frames"] = clips["frames"].clip(upper=10)  # the file has 11 frames; durations come below
     clips["fps"] = [10.0, 5.0, 0.0, 10 / 6, 0.0]
-    summary = explore(clips, video.parent, tmp_path / "out")
-    _, tables, _ = load_exploration(tmp_path / "out")
+    summary = write_exploration(clips, video.parent, tmp_path / "out")
+    tables = read_exploration(tmp_path / "out").tables
 
     assert tables["classes"].to_dict("records") == [
         {
@@ -87,15 +87,15 @@ def test_tables_count_what_the_clips_table_says(tmp_path, video):
 
 def test_a_clip_without_a_frame_rate_has_no_duration_and_is_counted(tmp_path, video):
     clips = table(row("a/x", "v.avi", 10, 0.0), row("a/y", "v.avi", 10, 5.0))
-    summary = explore(clips, video.parent, tmp_path / "out")
+    summary = write_exploration(clips, video.parent, tmp_path / "out")
     assert summary["unknown_duration"] == 1
     assert summary["seconds"]["total"] == 2.0
-    _, tables, _ = load_exploration(tmp_path / "out")
+    tables = read_exploration(tmp_path / "out").tables
     assert tables["durations"]["clips"].sum() == 1
 
 
 def test_the_contact_sheet_shows_the_middle_frame_in_its_colours(tmp_path, video):
-    explore(table(row("a/x", "v.avi", 11)), video.parent, tmp_path / "out")
+    write_exploration(table(row("a/x", "v.avi", 11)), video.parent, tmp_path / "out")
     sheet = sheet_of(tmp_path / "out")
     red = sheet[20:160, 20:220].reshape(-1, 3).mean(axis=0)
     assert red[0] > 180 and red[2] < 60
@@ -108,22 +108,19 @@ def test_the_frames_of_the_sheet_are_found_again_class_by_class(tmp_path, classe
     for number, level in enumerate(levels):
         write_video(tmp_path / f"{number}.avi", [np.full((48, 64, 3), level, np.uint8)] * 2, codec="mjpeg")
     clips = table(*(row(f"class{number:03d}/x", f"{number}.avi", 2) for number in range(classes)))
-    explore(clips, tmp_path, tmp_path / "out")
-    sheet = (tmp_path / "out" / "contact_sheet.jpg").read_bytes()
-    frames = sheet_frames(sheet, classes)
+    write_exploration(clips, tmp_path, tmp_path / "out")
+    frames = read_exploration(tmp_path / "out").frames
     assert [frame.shape[1] / frame.shape[0] for frame in frames] == [pytest.approx(4 / 3)] * classes
     for frame, level in zip(frames, levels, strict=True):
         assert np.abs(frame.astype(int) - level).max() < 25 and abs(frame.mean() - level) < 4
-    with pytest.raises(UserError, match="dvc repro"):
-        sheet_frames(sheet, classes + 400)
 
 
 def test_clips_and_minutes_of_a_class_are_two_charts(tmp_path, video):
     clips = table(row("run/a", "v.avi", 10), row("run/b", "v.avi", 10), row("jump/c", "v.avi", 10))
     clips["fps"] = [10 / 60, 10 / 60, 10 / 90]  # one, one and one and a half minutes
-    explore(clips, video.parent, tmp_path / "out")
-    _, tables, _ = load_exploration(tmp_path / "out")
-    drawn = charts(tables["classes"], tables["durations"])
+    write_exploration(clips, video.parent, tmp_path / "out")
+    tables = read_exploration(tmp_path / "out").tables
+    drawn = exploration_charts(tables)
     assert "jump: 1<" in drawn["classes"][0] and "run: 2<" in drawn["classes"][0]
     assert "jump: 1.5<" in drawn["minutes"][0] and "run: 2.0<" in drawn["minutes"][0]
 
@@ -133,7 +130,7 @@ def test_another_shape_is_letterboxed_not_stretched(tmp_path):
     frame = np.zeros((160, 64, 3), np.uint8)
     frame[60:100, 12:52] = 255
     video = write_video(tmp_path / "tall.avi", [frame] * 4, codec="mjpeg")
-    explore(table(row("a/x", video.name, 4)), tmp_path, tmp_path / "out")
+    write_exploration(table(row("a/x", video.name, 4)), tmp_path, tmp_path / "out")
     cell = sheet_of(tmp_path / "out")[8:188, 8:248].astype(int).mean(axis=-1)
     columns = slice(120 - 36, 120 + 36)  # inside the picture, which is 72 wide
     ys, xs = np.nonzero(cell[:, columns] > 200)
@@ -143,13 +140,13 @@ def test_another_shape_is_letterboxed_not_stretched(tmp_path):
 
 def test_a_class_without_a_readable_clip_keeps_its_place(tmp_path, video):
     clips = table(row("a/x", "v.avi", 11), row("b/x", status="missing"), row("c/x", "v.avi", 11))
-    summary = explore(clips, video.parent, tmp_path / "out")
+    summary = write_exploration(clips, video.parent, tmp_path / "out")
     assert summary["classes_without_clips"] == 1
     assert summary["classes"] == 3
 
 
 def test_no_readable_clip_at_all_still_gives_every_file(tmp_path):
-    explore(table(row("a/x", status="missing")), tmp_path, tmp_path / "out")
+    write_exploration(table(row("a/x", status="missing")), tmp_path, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("summary.json", "classes.csv", "durations.csv", "resolutions.csv", "fps.csv"),
@@ -162,7 +159,7 @@ def test_the_sheet_stays_small_and_near_four_to_three(tmp_path, classes):
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
     video = write_video(tmp_path / "n.avi", [noise] * 2, codec="mjpeg")
     clips = table(*(row(f"class{number}/x", video.name, 2) for number in range(classes)))
-    explore(clips, tmp_path, tmp_path / "out")
+    write_exploration(clips, tmp_path, tmp_path / "out")
     height, width = sheet_of(tmp_path / "out").shape[:2]
     assert (tmp_path / "out" / "contact_sheet.jpg").stat().st_size < 3_000_000
     if classes > 2:
@@ -172,8 +169,8 @@ def test_the_sheet_stays_small_and_near_four_to_three(tmp_path, classes):
 def test_names_of_any_kind_give_sound_files(tmp_path, video):
     names = ["<script>alert(1)</script>", "a & b \"c\" 'd'", "line\nbreak\ttab", "走る", "\u202egnp", "None", "x" * 200]
     clips = table(*(row(f"{name}/x", "v.avi", 11) for name in names), row("<b>/y", status="missing"))
-    explore(clips, video.parent, tmp_path / "out")
-    _, tables, _ = load_exploration(tmp_path / "out")
+    write_exploration(clips, video.parent, tmp_path / "out")
+    tables = read_exploration(tmp_path / "out").tables
     assert set(tables["classes"]["class"]) == {*names, "<b>"}
     svg = (tmp_path / "out" / "classes.svg").read_text(encoding="utf-8")
     tags = {element.tag.split("}")[1] for element in ElementTree.fromstring(svg).iter()}
@@ -183,7 +180,7 @@ def test_names_of_any_kind_give_sound_files(tmp_path, video):
 def test_the_same_clips_give_the_same_bytes(tmp_path, video):
     clips = table(row("a/x", "v.avi", 11), row("b/x", "v.avi", 11))
     for out in ("one", "two"):
-        explore(clips.sample(frac=1, random_state=len(out)), video.parent, tmp_path / out)
+        write_exploration(clips.sample(frac=1, random_state=len(out)), video.parent, tmp_path / out)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
@@ -191,12 +188,21 @@ def test_the_same_clips_give_the_same_bytes(tmp_path, video):
 @pytest.mark.parametrize(("path", "frames"), [("gone.avi", 11), ("v.avi", 50)])
 def test_a_clip_that_is_not_what_the_table_says_is_named_in_one_line(tmp_path, video, path, frames):
     with pytest.raises(UserError, match=path) as error:
-        explore(table(row("a/x", path, frames)), video.parent, tmp_path / "out")
+        write_exploration(table(row("a/x", path, frames)), video.parent, tmp_path / "out")
     assert "\n" not in str(error.value)
 
 
 def test_a_damaged_exploration_is_one_line(tmp_path, video):
-    explore(table(row("a/x", "v.avi", 11)), video.parent, tmp_path / "out")
-    (tmp_path / "out" / "summary.json").write_text("{")
-    with pytest.raises(UserError, match="dvc repro"):
-        load_exploration(tmp_path / "out")
+    out = tmp_path / "out"
+    for name, damaged in {"summary.json": b"{", "contact_sheet.jpg": jpeg((9, 9)), "fps.csv": None}.items():
+        write_exploration(table(row("a/x", "v.avi", 11)), video.parent, out)
+        (out / name).unlink()
+        if damaged is not None:
+            (out / name).write_bytes(damaged)
+        with pytest.raises(UserError, match="dvc repro") as error:
+            read_exploration(out)
+        assert "\n" not in str(error.value)
+
+
+def jpeg(size: tuple[int, int]) -> bytes:
+    return cv2.imencode(".jpg", np.zeros((*size, 3), np.uint8))[1].tobytes()

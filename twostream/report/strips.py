@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from twostream.flow.color import color_wheel, flow_to_color
+from twostream.clipstore import ClipReader
+from twostream.datasets.tables import classes_of
+from twostream.flow.color import color_wheel, flow_to_color, full_colour_px
+from twostream.flow.encoding import decode_flow
+from twostream.video import resize
 
-MOST_FRAMES = 8
-_WIDTH = 208  # pixels stored; shown at half of it, which is sharp on screens of two pixels a point
-_LEAST_FULL_COLOUR = 0.5  # px: below it, noise would be blown up into bright colour
+FRAMES = 6  # of an example
+_STRIP_WIDTH, _IMAGE_WIDTH = (
+    208,
+    160,
+)  # pixels; a strip is shown at half its width, sharp on screens of two pixels per point
+
+
+class Example(NamedTuple):
+    """Frames of a clip, uint8 [T, H, W, 3] RGB, and the flow in pixels from each, float32 [T, h, w, 2]."""
+
+    clip_id: str
+    rgb: np.ndarray
+    flow_px: np.ndarray
 
 
 class Strip(NamedTuple):
-    """Data URIs of the frames and of the flows under them, the speed of full colour, and the size in pixels of each."""
+    """Data URIs of frames and of the flows under them, the speed of full colour, and the size in pixels of each."""
 
     frames: list[str]
     flows: list[str]
@@ -26,68 +42,69 @@ class Strip(NamedTuple):
     height: int
 
 
-def film_strip(rgb: np.ndarray, flow_px: np.ndarray) -> Strip:
-    """At most :data:`MOST_FRAMES` frames, spread evenly, with the flow from each.
-
-    Colour is full at the speed that one pixel in a hundred of the shown flow exceeds.
+def choose_examples(clips: pd.DataFrame, subset: pd.Series, count: int) -> list[str]:
+    """Return the ids of `count` test clips of different classes, spread over the class list; fewer if there are fewer.
 
     Args:
-        rgb: uint8 [T, H, W, 3].
-        flow_px: float32 [T or T - 1, h, w, 2]; may be of another size, and is enlarged for display only.
+        clips: the table of `clips.csv`.
+        subset: the table of a split, see :func:`twostream.datasets.tables.read_split`.
+    """
+    tested = clips[clips["clip_id"].isin(subset.index[subset == "test"])]
+    by_class = {name: table["clip_id"] for name, table in tested.groupby("class")}
+    names = [name for name in classes_of(clips) if name in by_class]
+    chosen = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
+    return [by_class[names[i]].iloc[i * len(by_class[names[i]]) // len(names)] for i in chosen]
+
+
+def read_example(data: Path, clip_id: str, bound_px: float) -> Example:
+    """Read :data:`FRAMES` frames (fewer of a shorter clip), spread evenly, and their flow from the extracted data."""
+    with ClipReader(data / f"rgb/{clip_id}.zip") as rgb, ClipReader(data / f"flow/{clip_id}.zip") as flow:
+        pairs = np.linspace(0, len(flow) - 1, min(FRAMES, len(flow))).round().astype(int)
+        frames = (pairs * ((len(rgb) - 1) / len(flow))).round().astype(int)  # flow can be of fewer frames than rgb
+        return Example(clip_id, rgb.read(frames), decode_flow(flow.read(pairs), bound_px))
+
+
+def film_strip(example: Example) -> Strip:
+    """Return the frames of an example and their flow, in full colour at the speed of :func:`full_colour_px`.
 
     Raises:
-        ValueError: no frame, or no flow.
+        ValueError: the example has no frame.
     """
-    length = min(len(rgb), len(flow_px))
-    if not length:
+    if not len(example.rgb):
         raise ValueError("a film strip needs at least one frame with its flow")
-    places = np.unique(np.linspace(0, length - 1, min(MOST_FRAMES, length)).round().astype(int)).tolist()
-    speed = np.linalg.norm(flow_px[places], axis=-1)
-    max_px = max(float(np.percentile(speed, 99)), _LEAST_FULL_COLOUR)
-    size = _WIDTH, max(1, round(_WIDTH * rgb.shape[1] / rgb.shape[2]))
-    flows = flow_to_color(flow_px[places], max_px)
-    return Strip(
-        [jpeg_uri(_resized(rgb[place], size)) for place in places],
-        [jpeg_uri(_resized(flow, size)) for flow in flows],
-        max_px,
-        *size,
-    )
+    size = _size(example, _STRIP_WIDTH)
+    frames, flows = ([jpeg_uri(image) for image in row] for row in _rows(example, size))
+    return Strip(frames, flows, full_colour_px(example.flow_px), *size)
 
 
-def strips_image(
-    examples: Sequence[tuple[str, np.ndarray, np.ndarray]], frames: int = 6, width: int = 160
-) -> np.ndarray:
-    """One picture of several clips: for each a row of frames and, under it, a row of the flow from each of them.
+def strips_image(examples: Sequence[Example]) -> np.ndarray:
+    """Return one image of several examples, uint8 [H, W, 3] RGB: for each a row of frames above a row of their flow.
 
-    Args:
-        examples: clip id, uint8 [T, H, W, 3] RGB frames, float32 [T or T - 1, h, w, 2] flow in pixels.
-
-    Returns:
-        uint8 [H, W, 3] RGB, the clips one under another, each frame in the shape of the first clip's.
+    All frames have the shape of the first example's; a shorter example is followed by white.
     """
-    size = width, round(width * examples[0][1].shape[1] / examples[0][1].shape[2])
-    rows = []
-    for _, rgb, flow_px in examples:
-        places = np.linspace(0, min(len(rgb), len(flow_px)) - 1, frames).round().astype(int)
-        fastest = max(float(np.percentile(np.linalg.norm(flow_px[places], axis=-1), 99)), _LEAST_FULL_COLOUR)
-        rows.append(np.hstack([_resized(rgb[place], size) for place in places]))
-        rows.append(np.hstack([_resized(flow, size) for flow in flow_to_color(flow_px[places], fastest)]))
-    return np.vstack(rows)
+    size = _size(examples[0], _IMAGE_WIDTH)
+    rows = [np.hstack(row) for example in examples for row in _rows(example, size)]
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+
+
+def _size(example: Example, width: int) -> tuple[int, int]:
+    return width, max(1, round(width * example.rgb.shape[1] / example.rgb.shape[2]))
+
+
+def _rows(example: Example, size: tuple[int, int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the frames and the coloured flows, all of one size in pixels (width, height)."""
+    flows = flow_to_color(example.flow_px, full_colour_px(example.flow_px))
+    return [resize(frame, size) for frame in example.rgb], [resize(flow, size) for flow in flows]
 
 
 def wheel_uri(size: int = 240) -> str:
-    """The colour wheel as a data URI; the corners outside the disc are white."""
+    """Return the colour wheel as a data URI; the corners outside the disc are white."""
     return jpeg_uri(color_wheel(size), quality=92)
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 82) -> str:
-    """A data URI of uint8 [H, W, 3] RGB."""
+    """Return uint8 [H, W, 3] RGB as the data URI of a JPEG."""
     encoded, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not encoded:
-        raise RuntimeError(f"an image of shape {list(image.shape)} cannot be encoded")
+    assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    shrinks = size[0] < image.shape[1]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

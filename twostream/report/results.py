@@ -1,0 +1,83 @@
+"""Inputs of the report: the results of earlier stages, software versions, and digests of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from twostream.clipstore import ClipReader
+from twostream.core.files import sha256_of
+from twostream.report.explore import Exploration, read_exploration
+
+SOFTWARE = (
+    *("twostream", "av", "dvc", "lightning", "numba", "numpy", "opencv-contrib-python-headless", "scikit-learn"),
+    *("timm", "torch", "torchvision"),
+)
+_TEXT = ("run", "class", "clip_id", "actual", "predicted", "right", "effect", "stream")  # columns
+
+
+class Results(NamedTuple):
+    """What the stages before the report measured.
+
+    Attributes:
+        exploration: of :func:`twostream.report.explore.write_exploration`.
+        metrics: of :func:`twostream.fusion.evaluation.evaluate`, with the number of clips.
+        per_class, confusion, contribution, mistakes: tables of the functions in `twostream.fusion.evaluation`.
+        curves: one row per run and epoch: `run` (`<stream>-<split>`), `epoch`, `train_loss`, `val_loss`, `train_top1`,
+            `val_top1`.
+        weights: split -> table of :func:`twostream.fusion.weights.weight_curve`.
+    """
+
+    exploration: Exploration
+    metrics: dict[str, Any]
+    per_class: pd.DataFrame
+    confusion: pd.DataFrame
+    contribution: pd.DataFrame
+    mistakes: pd.DataFrame
+    curves: pd.DataFrame
+    weights: dict[int, pd.DataFrame]
+
+
+def read_results(folder: Path, splits: list[int]) -> Results:
+    """Read the results that the stages wrote into the metrics folder.
+
+    Raises:
+        UserError: the exploration is missing or damaged.
+    """
+    names = ("per_class", "confusion", "contribution", "mistakes", "curves")
+    return Results(
+        exploration=read_exploration(folder / "explore"),
+        metrics=json.loads((folder / "metrics.json").read_text()),
+        **{name: _read_table(folder / f"{name}.csv") for name in names},
+        weights={n: _read_table(folder / f"fusion/split{n}.csv") for n in splits},
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    # Only an empty cell is a missing value: a class or clip may be called "None".
+    return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
+
+
+def software_versions() -> dict[str, str]:
+    """Return the version of Python and of the libraries that shape results."""
+    return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE}
+
+
+def input_digests(clips: pd.DataFrame, rgb: Path, tables: Iterable[str]) -> dict[str, str]:
+    """Return SHA-256 digests: one of all videos, and one of each table.
+
+    The first covers the names of all readable clips and the digests of their videos, which extraction stored with the
+    RGB frames in the folder `rgb`.
+    """
+    digest = hashlib.sha256()
+    for clip_id in sorted(clips.loc[clips["status"] == "ok", "clip_id"]):
+        with ClipReader(rgb / f"{clip_id}.zip") as clip:
+            digest.update(json.dumps([clip_id, clip.meta["source"]]).encode())
+    return {"data/videos, readable clips": digest.hexdigest()} | {path: sha256_of(path) for path in tables}
