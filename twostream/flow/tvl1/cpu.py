@@ -1,8 +1,8 @@
-"""Kernels of TV-L1 flow for the CPU; `__init__.py` says what they compute together.
+"""Kernels of TV-L1 flow for the CPU; `__init__.py` explains the algorithm, and `torch.py` has the same in few lines.
 
-Everything lies in flat float32 arrays. An image has two rows and two columns of repeated border around it: pixel (y, x)
-is at `(y + 2) * stride + LANES + x`. The state of a level has `PLANES` planes, row by row beside each other, so that a
-sweep over a band of rows stays in the cache: plane k of pixel (y, x) is at
+All data are in flat float32 arrays. An image has two rows and two columns of repeated border around it: pixel (y, x) is
+at `(y + 2) * stride + LANES + x`. The state of a level has `PLANES` planes that alternate row by row, so that a sweep
+over a band of rows stays in the processor's cache: plane k of pixel (y, x) is at
 `((y + 1) * PLANES + k) * stride + LANES + x`.
 """
 
@@ -37,14 +37,15 @@ from twostream.flow.simd import (
     where,
 )
 
-# Flow, its extrapolation (between warps: the flow itself), dual variables, and the linearized data term:
-# gradient, constant, inverse squared gradient, weight of the smoothness.
+# Planes of the state: flow (U, V); its extrapolation (UB, VB; between warps the flow itself); dual variables of U along
+# x and y (PUX, PUY) and of V (PVX, PVY); and the linearized data term: gradient (GX, GY), constant (R), inverse squared
+# gradient (INV) and weight of the smoothness (WEIGHT).
 PLANES = 13
 U, V, UB, VB, PUX, PUY, PVX, PVY, GX, GY, R, INV, WEIGHT = range(PLANES)
 
 
 def stride_of(width: int) -> int:
-    """Floats a row: a vector of padding on both sides and the width rounded up to whole vectors."""
+    """Return the floats per row: the width in whole vectors, and a vector of padding on both sides."""
     return 2 * LANES + -(-width // LANES) * LANES
 
 
@@ -100,10 +101,10 @@ def shrink(source, source_stride, rows, row_weights, columns, column_weights, bu
 def enlarge(
     source, width, source_stride, target, stride, rows, row_weights, columns, column_weights, buffer, gain_x, gain_y
 ):
-    """Bring flow (scaled by the gains) and dual variables from a coarse state to a fine one, bilinearly.
+    """Interpolate flow (scaled by the gains) and dual variables bilinearly from a coarse state to a fine one.
 
-    `rows` [h, 2] and `columns` [w, 2] hold the two neighbours of each fine pixel, with their weights; `width` is the
-    coarse one. Exactly twice the width, as it mostly is, goes by whole vectors.
+    `rows` [h, 2] and `columns` [w, 2] hold the two neighbours of each fine pixel, with their weights; `width` is that
+    of the coarse level. Where the fine level is exactly twice as wide, the usual case, whole vectors are interpolated.
     """
     for y in range(rows.shape[0]):
         above, below = rows[y, 0] + 1, rows[y, 1] + 1
@@ -130,7 +131,7 @@ def enlarge(
 
 @inlined
 def _spline(a):
-    """Weights of Catmull and Rom's cubic at 1 + a, from its four neighbours."""
+    """Return the Catmull-Rom weights of four pixels in a row, at a fraction `a` after the second."""
     w0 = ((splat(1.0) - splat(0.5) * a) * a - splat(0.5)) * a
     w1 = (splat(1.5) * a - splat(2.5)) * a * a + splat(1.0)
     w2 = ((splat(2.0) - splat(1.5) * a) * a + splat(0.5)) * a
@@ -140,7 +141,7 @@ def _spline(a):
 
 @inlined
 def _spline_slope(a):
-    """Weights of that cubic's derivative."""
+    """Return the derivatives of those weights."""
     d0 = (splat(2.0) - splat(1.5) * a) * a - splat(0.5)
     d1 = (splat(4.5) * a - splat(5.0)) * a
     d2 = (splat(4.0) - splat(4.5) * a) * a + splat(0.5)
@@ -150,7 +151,7 @@ def _spline_slope(a):
 
 @inlined
 def _four_in_a_row(image, scattered, near, index, far):
-    """Four pixels in a row for every lane: the second is from `near` on where lanes lie side by side, else anywhere."""
+    """Load four pixels in a row for every lane: by vectors around `near`, or lane by lane where lanes are scattered."""
     if scattered:
         before, here = gather(image, far - 1, index), gather(image, far, index)
         return before, here, gather(image, far + 1, index), gather(image, far + 2, index)
@@ -159,15 +160,13 @@ def _four_in_a_row(image, scattered, near, index, far):
 
 @kernel
 def linearize(first, second, state, height, width, stride, edge, gain, offset):
-    """Warp the second image by the flow in UB, VB and write the data term around it; the flow is copied to U, V.
+    """Warp the second image by the flow in UB, VB and write the data term around it (IPOL 2013, eq. 8).
 
-    The second image and its derivatives are those of Catmull and Rom's cubic at the flow's end, the first image's
-    derivatives five-point differences; their mean is the gradient. Where the flow leaves the image, the data term is
-    off. `edge` is one over the squared gradient, in grey levels a pixel, across which smoothness counts for 0.7.
+    The flow is copied to U, V. See `torch.linearize` for the derivatives and for `edge`.
     """
     zero, half, one = splat(0.0), splat(0.5), splat(1.0)
     right, bottom = splat(np.float32(width - 1)), splat(np.float32(height - 1))
-    steepness, contrast, light = splat(edge), splat(gain), splat(offset)
+    steepness, contrast, brightness = splat(edge), splat(gain), splat(offset)
     for y in range(height):
         here = (y + 2) * stride + LANES
         row = (y + 1) * PLANES * stride + LANES
@@ -176,6 +175,7 @@ def linearize(first, second, state, height, width, stride, edge, gain, offset):
             i = row + x
             column = splat(np.float32(x)) + ramp()
             u, v = load(state, i + UB * stride), load(state, i + VB * stride)
+            # The end of each flow vector, clamped to the image, as whole pixels and a fraction.
             to_x, to_y = column + u, level + v
             at_x, at_y = clamped(to_x, zero, right), clamped(to_y, zero, bottom)
             outside = absolute(to_x - at_x) + absolute(to_y - at_y) > zero
@@ -183,13 +183,15 @@ def linearize(first, second, state, height, width, stride, edge, gain, offset):
             a, b = _spline(at_x - whole_x), _spline(at_y - whole_y)
             slope_a, slope_b = _spline_slope(at_x - whole_x), _spline_slope(at_y - whole_y)
 
-            # Most neighbours move by the same whole number of pixels: then their pixels lie side by side too.
+            # Neighbours mostly move by the same whole number of pixels; their pixels are then neighbours as well, and
+            # vector loads replace the slow gather.
             shift_x, shift_y = whole_x - column, whole_y - level
             one_x, one_y = lane(shift_x, 0), lane(shift_y, 0)
             scattered = any_of(absolute(shift_x - splat(one_x)) + absolute(shift_y - splat(one_y)) > half)
             index = ints_add_scaled(to_ints(whole_y), stride, to_ints(whole_x))
             near = here + x + int(one_x) + int(one_y) * stride
             far = 2 * stride + LANES
+            # Separable cubic: `line` and `slope` are a row of the 4 x 4 pixels and its derivative along x.
             value, slope_x, slope_y = zero, zero, zero
             for k in literal_unroll((0, 1, 2, 3)):
                 up = (k - 1) * stride
@@ -200,7 +202,7 @@ def linearize(first, second, state, height, width, stride, edge, gain, offset):
                 slope_x = slope_x + b[k] * slope
                 slope_y = slope_y + slope_b[k] * line
 
-            value, slope_x, slope_y = contrast * value + light, contrast * slope_x, contrast * slope_y
+            value, slope_x, slope_y = contrast * value + brightness, contrast * slope_x, contrast * slope_y
             p = here + x
             own_x = _five_point(load(first, p - 2), load(first, p - 1), load(first, p + 1), load(first, p + 2))
             own_y = _five_point(
@@ -209,6 +211,7 @@ def linearize(first, second, state, height, width, stride, edge, gain, offset):
                 load(first, p + stride),
                 load(first, p + 2 * stride),
             )
+            # Gradient of both images, and the constant of residual(w) = constant + gradient . w, where w is the flow.
             gx, gy = half * (own_x + slope_x), half * (own_y + slope_y)
             gx, gy = where(outside, zero, gx), where(outside, zero, gy)
             constant = value - load(first, p) - gx * u - gy * v
@@ -223,32 +226,32 @@ def linearize(first, second, state, height, width, stride, edge, gain, offset):
 
 @inlined
 def _five_point(before2, before, after, after2):
-    """Derivative in the middle of five values, exact for cubics."""
+    """Return the derivative in the middle of five values, exact for cubics."""
     return splat(8.0 / 12.0) * (after - before) - splat(1.0 / 12.0) * (after2 - before2)
 
 
 @kernel
-def exposure(first, state, height, width, stride, rounds, skip, gain, offset):
-    """Gain and offset of the second image's grey levels that fit it to the first, from the warp just linearized.
+def fit_exposure(first, state, height, width, stride, rounds, row_step, gain, offset):
+    """Return gain and offset that fit the second image to the first, from the data term linearized last.
 
-    They match mean and standard deviation of both images, in which a pixel counts by one over its residual, so that
-    what moves or appears hardly does. (Least squares would take every misfit for a loss of contrast.)
+    They match the weighted means and standard deviations of both images. The weight of a pixel is 1 / (1 + |residual|),
+    so that moving and appearing objects hardly count. (Least squares would explain every misfit by less contrast.)
 
     Args:
-        rounds: how often the residuals are told anew.
-        skip: only every so manieth row is looked at.
-        gain, offset: those of the warp.
+        rounds: number of times that the weights are computed from the latest gain and offset.
+        row_step: use every `row_step`-th row.
+        gain, offset: those with which the data term was linearized.
     """
-    a, b = 1.0, 0.0
+    a, b = 1.0, 0.0  # gain and offset beyond those; below, sums of the weights, of both images and of their squares
     for _ in range(rounds):
         n, sx, sy, sxx, syy = 1e-9, 0.0, 0.0, 0.0, 0.0
-        for y in range(0, height, skip):
+        for y in range(0, height, row_step):
             row = (y + 1) * PLANES * stride + LANES
             for x in range(width):
                 i = row + x
                 gx, gy = state[i + GX * stride], state[i + GY * stride]
                 change = state[i + R * stride] + gx * state[i + U * stride] + gy * state[i + V * stride]
-                if gx == 0.0 and gy == 0.0 and change == 0.0:
+                if gx == 0.0 and gy == 0.0 and change == 0.0:  # the flow leaves the image here
                     continue
                 target = first[(y + 2) * stride + LANES + x]
                 value = change + target
@@ -266,17 +269,16 @@ def exposure(first, state, height, width, stride, rounds, skip, gain, offset):
 
 @kernel
 def relax(state, mask, height, width, stride, count, tau, sigma, shrinkage, limit, blend):
-    """`count` iterations of Chambolle & Pock's algorithm 1, in place, in one sweep over the rows.
+    """Do `count` iterations of Chambolle & Pock's algorithm 1 in place, in one sweep over the rows.
 
-    Iteration j works one row behind iteration j - 1, so that the rows at work stay in the cache. The dual variables
-    take a step along the gradient of the extrapolated flow and are scaled back into their ball; the flow takes one
-    along their divergence, then the proximal step of the data term, which moves it along the image's gradient.
+    Iteration j works one row behind iteration j - 1, so that the rows in use stay in the cache; the result is the same
+    as that of one iteration after the other.
 
     Args:
         mask: float32 [stride], 1 for every pixel with a right neighbour, else 0.
-        tau, sigma: steps of the primal and the dual.
-        shrinkage: 1 / (1 + sigma * epsilon), the Huber norm's.
-        limit, blend: (tau + theta) * lambda, which bounds the data term's step, and tau / (tau + theta), its factor.
+        tau, sigma: step sizes of flow and dual variables.
+        shrinkage: 1 / (1 + sigma * epsilon), from the Huber norm.
+        limit, blend: (tau + theta) * lambda, the bound of the data term's step, and tau / (tau + theta), its factor.
     """
     step, ascent, shrunk = splat(tau), splat(sigma), splat(shrinkage)
     most, least, part = splat(limit), splat(-limit), splat(blend)
@@ -290,12 +292,14 @@ def relax(state, mask, height, width, stride, count, tau, sigma, shrinkage, limi
             last_ux, last_vx = splat(0.0), splat(0.0)
             for x in range(0, width, LANES):
                 i = row + x
+                # Dual ascent along the forward differences of the extrapolated flow ...
                 across = load(mask, LANES + x) * ascent
                 ub, vb = load(state, i + UB * stride), load(state, i + VB * stride)
                 ux = load(state, i + PUX * stride) + across * (load(state, i + UB * stride + 1) - ub)
                 uy = load(state, i + PUY * stride) + down * (load(state, below + x + UB * stride) - ub)
                 vx = load(state, i + PVX * stride) + across * (load(state, i + VB * stride + 1) - vb)
                 vy = load(state, i + PVY * stride) + down * (load(state, below + x + VB * stride) - vb)
+                # ... and back into the ball of radius `weight`, shrunk by Huber's factor.
                 weight = load(state, i + WEIGHT * stride)
                 fit_u = lesser(shrunk, weight * inverse_root(ux * ux + uy * uy + tiny))
                 fit_v = lesser(shrunk, weight * inverse_root(vx * vx + vy * vy + tiny))
@@ -304,17 +308,20 @@ def relax(state, mask, height, width, stride, count, tau, sigma, shrinkage, limi
                 store(state, i + PUY * stride, uy)
                 store(state, i + PVX * stride, vx)
                 store(state, i + PVY * stride, vy)
+                # Primal descent along the divergence: backward differences of the dual variables.
                 u, v = load(state, i + U * stride), load(state, i + V * stride)
                 pull_u = ux - shifted_in(last_ux, ux) + uy - load(state, above + x + PUY * stride)
                 pull_v = vx - shifted_in(last_vx, vx) + vy - load(state, above + x + PVY * stride)
                 last_ux, last_vx = ux, vx
                 next_u, next_v = u + step * pull_u, v + step * pull_v
+                # Proximal step of the Huberised data term: along the image gradient, bounded.
                 gx, gy = load(state, i + GX * stride), load(state, i + GY * stride)
                 residual = load(state, i + R * stride) + gx * next_u + gy * next_v
                 move = part * clamped(-residual * load(state, i + INV * stride), least, most)
                 next_u, next_v = next_u + move * gx, next_v + move * gy
                 store(state, i + U * stride, next_u)
                 store(state, i + V * stride, next_v)
+                # Extrapolation: 2 * new - old.
                 store(state, i + UB * stride, next_u + next_u - u)
                 store(state, i + VB * stride, next_v + next_v - v)
 
@@ -351,11 +358,12 @@ def repeat_flow_border(state, height, width, stride):
 
 @kernel
 def median5(state, ring, height, width, stride):
-    """5x5 median of U and V into UB and VB, borders repeated; `repeat_flow_border` comes first.
+    """Write the 5x5 median of U and V to UB and VB with repeated borders; call `repeat_flow_border` first.
 
-    Each row's five neighbours are sorted once, for the five rows of results that they serve (`ring`, [25 * stride]).
-    Once those five rows' values are sorted rank by rank too, 13 can be the median of the 25: it is the median of the
-    largest of four, the median of five and the smallest of four, by the diagonals of the sorted square.
+    The five neighbours of a pixel along its row are sorted once and kept in `ring` [25 * stride] for the five rows of
+    results that use them. After sorting each rank over five rows as well, the median of the 25 is the median of three
+    values: the largest just above the antidiagonal of the sorted square, the median of the antidiagonal, and the
+    smallest just below it.
     """
     for plane in range(U, V + 1):
         for ahead in range(-2, height + 2):
@@ -403,7 +411,7 @@ def _ring_column(ring, x, step):
 
 @kernel
 def median3(state, ring, height, width, stride):
-    """3x3 median of U and V into UB and VB, borders repeated."""
+    """Write the 3x3 median of U and V to UB and VB with repeated borders; call `repeat_flow_border` first."""
     for plane in range(U, V + 1):
         for y in range(height):
             here = ((y + 1) * PLANES + plane) * stride
@@ -440,7 +448,7 @@ def keep_flow(state, height, width, stride):
 
 @kernel
 def read_flow(state, flow, height, width, stride):
-    """UB and VB as [height, width, 2]."""
+    """Copy UB and VB to `flow` [height, width, 2]."""
     for y in range(height):
         row = (y + 1) * PLANES * stride + LANES
         for x in range(width):
@@ -450,7 +458,7 @@ def read_flow(state, flow, height, width, stride):
 
 @kernel
 def clear_edges(state, height, width, stride):
-    """Dual variables across the border are zero: at the right column, the bottom row, and in the padding."""
+    """Set the dual variables across the border to zero: in the right column, the bottom row and the padding."""
     for y in range(height):
         row = (y + 1) * PLANES * stride + LANES
         for plane in (PUX, PVX):

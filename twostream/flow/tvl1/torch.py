@@ -1,8 +1,8 @@
-"""TV-L1 flow of many pairs at once in PyTorch, on the CPU or a GPU; `__init__.py` says what is computed and why.
+"""TV-L1 flow of many pairs at once in PyTorch, on the CPU or a GPU; `__init__.py` explains the algorithm.
 
-A solve is four steps over whole levels: `resample`, `linearize`, `relax` and `median`. They stand here in plain tensor
-operations, as near to the formulas as they get; `tvl1_triton.py` has the same four as kernels for a GPU. All arithmetic
-is in 32 bit, but for the sums in `exposure`, which are in 64. A pair's flow does not depend on the batch around it.
+A solve has four steps over complete levels: `resample`, `linearize`, `relax` and `median`. Here they are plain tensor
+operations, as close to the formulas as possible; `triton.py` has the same four as kernels for a GPU. All arithmetic is
+in 32 bit, except the sums in `fit_exposure`, which are in 64. A pair's flow does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twostream.errors import reason
 from twostream.flow import Solver
-from twostream.flow.tvl1 import Recipe, enlarge_taps, per_level, pyramid_sizes, shrink_taps, smoothing_taps
+from twostream.flow.tvl1 import Recipe, enlarge_taps, pyramid_sizes, shrink_taps, smoothing_taps, warp_schedule
 
 Taps = tuple[Tensor, Tensor]
-"""A table of taps: int32 indices [n, t] into a side of an image and float32 weights [n, t] for its n new samples."""
+"""The t taps of n new pixels along one side of an image: int32 indices [n, t] and float32 weights [n, t]."""
 
-_PIECE_PX = {"cpu": 1 << 18, "cuda": 1 << 23}  # pixels solved at a time, each of which takes about 150 bytes
-_PIECE_PAIRS = 4096  # a CUDA grid has at most 65535 layers, and there is one for every plane of a pair
+_CHUNK_PX = {"cpu": 1 << 18, "cuda": 1 << 23}  # pixels solved at once; each takes about 150 bytes
+_CHUNK_PAIRS = 4096  # a CUDA grid has at most 65535 layers, and each plane of a pair takes one
 _GRAPHS = 8
+# Sorting networks: pairs of positions to compare and exchange, in order.
 _NETWORKS = {
     3: ((0, 1), (1, 2), (0, 1)),
     5: ((0, 1), (3, 4), (2, 4), (2, 3), (0, 3), (0, 2), (1, 4), (1, 3), (1, 2)),
@@ -33,7 +35,7 @@ _NETWORKS = {
 
 
 class Rates(NamedTuple):
-    """Steps of the flow and the duals, the Huber norm's factor, and the data step's bound and factor."""
+    """Step sizes tau of the flow and sigma of the duals, the Huber factor, and bound and factor of the data step."""
 
     tau: float
     sigma: float
@@ -50,24 +52,27 @@ class Linear(NamedTuple):
     weight: Tensor
 
 
-class Light(NamedTuple):
-    """Gain and offset, both float32 [B], that fit the second images' grey levels to the first's."""
+class Exposure(NamedTuple):
+    """Gain and offset, both float32 [B], that fit the grey levels of the second images to the first."""
 
     gain: Tensor
     offset: Tensor
 
 
 class Steps(NamedTuple):
-    """The four steps that a solve is made of; see the functions of these names."""
+    """An implementation of the four steps; see the functions of the same names below."""
 
     resample: Callable[[Tensor, Taps, Taps], Tensor]
-    linearize: Callable[[Tensor, Tensor, Tensor, float, Light], Linear]
+    linearize: Callable[[Tensor, Tensor, Tensor, float, Exposure], Linear]
     relax: Callable[[Tensor, Tensor, Linear, int, Rates], tuple[Tensor, Tensor]]
     median: Callable[[Tensor, int], Tensor]
 
 
 class _Level(NamedTuple):
-    """A level's size, the taps of its rows and columns from the finer level, and those from it to the finer level."""
+    """Size (height, width) of a level, and taps of rows and columns: from the finer level to it, and back.
+
+    On the finest level, `shrink` is the Gaussian filter of the images.
+    """
 
     size: tuple[int, int]
     shrink: tuple[Taps, Taps] | None
@@ -75,56 +80,52 @@ class _Level(NamedTuple):
 
 
 class Tvl1Torch(Solver):
-    """TV-L1 batched over pairs of one size.
+    """TV-L1 in batches of pairs of one size.
 
     Args:
-        recipe: the parameters, as for the CPU's solver.
+        recipe: the parameters, as for the CPU solver.
         device: `cpu`, or `cuda` for the current GPU.
-        half: keep flow, duals and image gradients in 16 bit between iterations, which halves a GPU's traffic.
-        steps: None for the fastest that work on the device.
+        steps: None for the fastest implementation that works on the device.
     """
 
-    def __init__(
-        self, recipe: Recipe, device: torch.device | str, half: bool = False, steps: Steps | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device | str, steps: Steps | None = None) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
-        self._dtype = torch.float16 if half else torch.float32
-        self._steps = steps or _fastest_steps(recipe, self.device, half)
+        self._steps = steps or _fastest_steps(recipe, self.device)
         self._plan = functools.lru_cache(4 * _GRAPHS)(self._new_plan)
         self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
         self._pool = None
 
     @torch.inference_mode()
     def prepare(self, image: np.ndarray) -> list[Tensor]:
-        """The pyramid of an image uint8 [H, W], finest level first: float32 [1, h, w] each, on the device."""
+        """Return the pyramid of an image uint8 [H, W], finest level first: float32 [1, h, w] each, on the device."""
         return self._pyramid(self._moved(image)[None], self._plan(*image.shape))
 
     @torch.inference_mode()
     def match(self, first: list[Tensor], second: list[Tensor]) -> np.ndarray:
-        """Flow float32 [H, W, 2] in pixels between two prepared images."""
+        """Return the flow float32 [H, W, 2] in pixels between two prepared images."""
         return self._match(first, second, self._plan(*first[0].shape[1:]))[0].cpu().numpy()
 
     @torch.inference_mode()
     def match_batch(self, first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Tensor:
-        """Flow of many pairs: two uint8 [B, H, W], on any device, to float32 [B, H, W, 2] pixels on the solver's.
+        """Return the flow of pairs uint8 [B, H, W], on any device: float32 [B, H, W, 2] pixels on the solver's device.
 
-        Large batches are solved in pieces, so that memory beyond the flow itself is bounded (about 1.3 GB on a GPU, and
-        0.1 GB a graph, unless one pair alone takes more). On a GPU a shape's second piece is recorded as a CUDA graph
-        and replayed from then on, for the eight shapes used last: give batches of few different shapes. One thread at a
-        time may use a solver.
+        Large batches are solved in chunks, so that memory beyond the flow itself is bounded (about 1.3 GB on a GPU and
+        0.1 GB per graph, unless one pair alone takes more). On a GPU the second chunk of a shape is recorded as a CUDA
+        graph, which is replayed from then on, for the eight shapes used last: use few different shapes. Only one thread
+        at a time may use a solver.
         """
         count, height, width = first.shape
         plan = self._plan(height, width)
-        most = min(max(1, _PIECE_PX[self.device.type] // (height * width)), _PIECE_PAIRS)
+        most = min(max(1, _CHUNK_PX[self.device.type] // (height * width)), _CHUNK_PAIRS)
         flow = torch.empty(count, height, width, 2, device=self.device)
         for start in range(0, count, most):
-            piece = slice(start, start + most)
-            flow[piece] = self._solve_piece(self._moved(first[piece]), self._moved(second[piece]), plan)
+            chunk = slice(start, start + most)
+            flow[chunk] = self._solve_chunk(self._moved(first[chunk]), self._moved(second[chunk]), plan)
         return flow
 
     def _moved(self, images: Tensor | np.ndarray) -> Tensor:
-        if isinstance(images, np.ndarray):  # copied, as torch takes neither mirrored arrays nor read-only ones
+        if isinstance(images, np.ndarray):  # copied: torch takes neither mirrored nor read-only arrays
             images = torch.from_numpy(np.array(images, order="C"))
         return images.to(self.device)
 
@@ -146,7 +147,7 @@ class Tvl1Torch(Solver):
         index, weights = np.ascontiguousarray(index, np.int32), np.ascontiguousarray(weights, np.float32)
         return torch.tensor(index, device=self.device), torch.tensor(weights, device=self.device)
 
-    def _solve_piece(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
+    def _solve_chunk(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
         if self.device.type != "cuda" or self._steps is EAGER:
             return self._solve(first, second, plan)
         shape = tuple(first.shape)
@@ -159,7 +160,7 @@ class Tvl1Torch(Solver):
         self._graphs[shape] = graph
         if len(self._graphs) > _GRAPHS:
             self._graphs.popitem(last=False)
-        # The first time compiles the kernels, which must not happen while a graph is recorded.
+        # The first call of a shape compiles the kernels, which must not happen while a graph is recorded.
         return graph(first, second) if graph else self._solve(first, second, plan)
 
     def _solve(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
@@ -179,31 +180,32 @@ class Tvl1Torch(Solver):
         rates = _rates(recipe)
         edge = recipe.edge**-2 if recipe.edge else 0.0
         count = len(first[0])
-        light = Light(torch.ones(count, device=self.device), torch.zeros(count, device=self.device))
-        height, width = plan[-1].size
-        flow = torch.zeros(count, 2, height, width, dtype=self._dtype, device=self.device)  # x, y
-        dual = torch.zeros(count, 4, height, width, dtype=self._dtype, device=self.device)  # of x by x, y; of y by x, y
-        for level in reversed(range(len(plan))):
-            if level + 1 < len(plan):
-                coarse, fine = plan[level + 1], plan[level]
-                flow[:, 0] *= fine.size[1] / coarse.size[1]
-                flow[:, 1] *= fine.size[0] / coarse.size[0]
-                flow, dual = (steps.resample(variable, *coarse.enlarge) for variable in (flow, dual))
-                dual[:, 0::2, :, -1] = 0  # there are no differences across the border
-                dual[:, 1::2, -1] = 0
-            warps, iterations = per_level(recipe.warps, level), per_level(recipe.iterations, level)
-            coarsest = level == len(plan) - 1
-            for warp in range(warps):
-                data = steps.linearize(first[level], second[level], flow, edge, light)
-                if recipe.exposure and warp == 0 and (coarsest or level or warps > 1):
-                    rounds, skip = 3 if coarsest else 1, 1 if level else 4
-                    light = exposure(first[level], flow, data, light, rounds, skip)
-                    if coarsest:
-                        data = steps.linearize(first[level], second[level], flow, edge, light)
-                flow, dual = steps.relax(flow, dual, data, iterations, rates)
-                if recipe.median > 1:
-                    flow = steps.median(flow, recipe.median)
-        return flow.permute(0, 2, 3, 1).float()
+        exposure = Exposure(torch.ones(count, device=self.device), torch.zeros(count, device=self.device))
+        flow = torch.zeros(count, 2, *plan[-1].size, device=self.device)  # x, y
+        dual = torch.zeros(count, 4, *plan[-1].size, device=self.device)  # of x along x and y; of y along x and y
+        for warp in warp_schedule(recipe, len(plan)):
+            coarsest = warp.level == len(plan) - 1
+            if warp.first and not coarsest:
+                flow, dual = self._enlarged(flow, dual, plan[warp.level], plan[warp.level + 1])
+            images = first[warp.level], second[warp.level]
+            data = steps.linearize(*images, flow, edge, exposure)
+            if warp.exposure:
+                exposure = fit_exposure(images[0], flow, data, exposure, *warp.exposure)
+                if coarsest:
+                    data = steps.linearize(*images, flow, edge, exposure)
+            flow, dual = steps.relax(flow, dual, data, warp.iterations, rates)
+            if recipe.median > 1:
+                flow = steps.median(flow, recipe.median)
+        return flow.permute(0, 2, 3, 1)
+
+    def _enlarged(self, flow: Tensor, dual: Tensor, fine: _Level, coarse: _Level) -> tuple[Tensor, Tensor]:
+        """Return flow and dual variables of a level as the next finer one starts from them."""
+        flow[:, 0] *= fine.size[1] / coarse.size[1]
+        flow[:, 1] *= fine.size[0] / coarse.size[0]
+        flow, dual = (self._steps.resample(variable, *coarse.enlarge) for variable in (flow, dual))
+        dual[:, 0::2, :, -1] = 0  # there are no differences across the border
+        dual[:, 1::2, -1] = 0
+        return flow, dual
 
 
 def _smoothing(side: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -219,13 +221,10 @@ def _rates(recipe: Recipe) -> Rates:
 
 
 class _Graph:
-    """One shape's solve, recorded as a CUDA graph.
-
-    Graphs share memory: a result is copied out before another graph can run.
-    """
+    """The solve of one shape, recorded as a CUDA graph. Graphs share memory, so a result is copied out at once."""
 
     def __init__(self, solve: Callable[..., Tensor], shape: tuple[int, ...], plan: list[_Level], pool: object) -> None:
-        self._plan = plan  # the graph reads its tables, which must live as long as it does
+        self._plan = plan  # the graph reads these tables: keep them alive
         self._inputs = torch.zeros(2, *shape, dtype=torch.uint8, device="cuda")
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
@@ -239,8 +238,8 @@ class _Graph:
 
 
 @functools.lru_cache(16)
-def _fastest_steps(recipe: Recipe, device: torch.device, half: bool) -> Steps:
-    """The Triton kernels on a GPU where they compile and agree with the plain steps; else these, with a warning."""
+def _fastest_steps(recipe: Recipe, device: torch.device) -> Steps:
+    """Return the Triton kernels on a GPU where they compile and agree with the plain steps, else the plain steps."""
     if device.type != "cuda":
         return EAGER
     noise = torch.randint(256, (2, 40, 56), generator=torch.Generator().manual_seed(0))
@@ -249,38 +248,40 @@ def _fastest_steps(recipe: Recipe, device: torch.device, half: bool) -> Steps:
     try:
         from twostream.flow.tvl1.triton import KERNELS
 
-        plain = Tvl1Torch(recipe, device, half, EAGER).match_batch(*images)
-        solver = Tvl1Torch(recipe, device, half, KERNELS)
-        for _ in range(2):  # the second time runs as a graph
-            apart = float((solver.match_batch(*images) - plain).abs().mean())
-            if not apart < 0.02:
-                raise ArithmeticError(f"they are {apart:.3g} px off")
-    except Exception as error:  # no compiler, no driver, a GPU too old: each has its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"tvl1: its GPU kernels do not work here ({reason}); slower ones are used", stacklevel=2)
+        plain = Tvl1Torch(recipe, device, EAGER).match_batch(*images)
+        solver = Tvl1Torch(recipe, device, KERNELS)
+        for _ in range(2):  # the second call runs as a graph
+            difference_px = float((solver.match_batch(*images) - plain).abs().mean())
+            if not difference_px < 0.02:
+                raise ArithmeticError(f"their flow differs by {difference_px:.3g} px")
+    except Exception as error:  # without a compiler or a driver, or on an old GPU, each library has its own exception
+        warnings.warn(f"tvl1: its GPU kernels do not work here ({reason(error)}); using slower ones", stacklevel=2)
         return EAGER
     return KERNELS
 
 
 def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Images [..., H, W] resampled by tables of taps, rows first, to [..., h, w] of the same type."""
-    mixed = images.float()
+    """Return images float32 [..., H, W] resampled to [..., h, w], rows first."""
     for dim, (index, weights) in ((-2, rows), (-1, columns)):
         shape = (-1, 1) if dim == -2 else (-1,)
         taps = zip(index.unbind(1), weights.unbind(1), strict=True)
-        mixed = sum(mixed.index_select(dim, tap) * weight.reshape(shape) for tap, weight in taps)
-    return mixed.to(images.dtype)
+        images = sum(images.index_select(dim, tap) * weight.reshape(shape) for tap, weight in taps)
+    return images
 
 
-def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: Light) -> Linear:
-    """The data term around a flow [B, 2, H, W], linearized as in IPOL 2013, eq. 8, for images float32 [B, H, W].
+def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, exposure: Exposure) -> Linear:
+    """Return the data term linearized around a flow [B, 2, H, W] (IPOL 2013, eq. 8), for images float32 [B, H, W].
 
-    The second image and its derivatives are those of Catmull and Rom's cubic at the flow's end, the first image's
-    derivatives five-point differences; their mean is the gradient. Where the flow leaves the image, the data term is
-    off. `edge` is one over the squared gradient, in grey levels a pixel, across which smoothness counts for 0.7.
+    The second image and its derivatives come from a Catmull-Rom cubic at the point to which the flow leads, the
+    derivatives of the first image from five-point differences; the gradient is the mean of both. Where the flow leaves
+    the image, the data term is zero.
+
+    Args:
+        edge: 1 / g**2 for the image gradient g, in grey levels per pixel, at which the weight of smoothness is 0.7.
     """
     height, width = first.shape[1:]
-    u, v = flow.float().unbind(1)
+    u, v = flow.unbind(1)
+    # The end (x + u, y + v) of each flow vector, clamped to the image, as whole pixels and a fraction.
     to_x = u + torch.arange(width, device=flow.device)
     to_y = v + torch.arange(height, device=flow.device)[:, None]
     at_x, at_y = to_x.clamp(0, width - 1), to_y.clamp(0, height - 1)
@@ -302,32 +303,31 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: L
         slope_x = slope_x + down[row] * slope
         slope_y = slope_y + slope_down[row] * line
 
-    gain, offset = (factor[:, None, None] for factor in light)
+    gain, offset = (factor[:, None, None] for factor in exposure)
     value, slope_x, slope_y = gain * value + offset, gain * slope_x, gain * slope_y
     near = _repeated(first, 2)
     own_x, own_y = _five_point(near[:, 2:-2], -1), _five_point(near[..., 2:-2], -2)
     gradient = torch.stack([own_x + slope_x, own_y + slope_y], 1) * (0.5 * inside[:, None])
-    gradient = gradient.to(flow.dtype)
-    # From the gradient as it is kept: what rounding takes from its product with the flow must not enter the residual.
-    constant = inside * (value - first) - (gradient.float() * flow.float()).sum(1)
-    weight = (1 + edge * (own_x.square() + own_y.square())).rsqrt().to(flow.dtype)
+    # The residual of a new flow w is I1(x + flow) - I0(x) + gradient . (w - flow) = constant + gradient . w.
+    constant = inside * (value - first) - (gradient * flow).sum(1)
+    weight = (1 + edge * (own_x.square() + own_y.square())).rsqrt()
     return Linear(gradient, constant, weight)
 
 
-def exposure(first: Tensor, flow: Tensor, data: Linear, light: Light, rounds: int, skip: int) -> Light:
-    """Gain and offset that fit the second images to the first, from the data term linearized with `light` so far.
+def fit_exposure(first: Tensor, flow: Tensor, data: Linear, exposure: Exposure, rounds: int, row_step: int) -> Exposure:
+    """Return gain and offset that fit the second images to the first, from the data term linearized with `exposure`.
 
-    They match mean and standard deviation of both images, in which a pixel counts by one over its residual, so that
-    what moves or appears hardly does.
+    They match the weighted means and standard deviations of both images. The weight of a pixel is 1 / (1 + |residual|),
+    so that moving and appearing objects hardly count.
 
     Args:
-        rounds: how often the residuals are told anew.
-        skip: only every so manieth row is looked at.
+        rounds: number of times that the weights are computed from the latest gain and offset.
+        row_step: use every `row_step`-th row.
     """
-    gradient = data.gradient[:, :, ::skip].float()
-    change = data.constant[:, ::skip] + (gradient * flow[:, :, ::skip].float()).sum(1)
-    known = (gradient != 0).any(1) | (change != 0)
-    target = first[:, ::skip].double()
+    gradient = data.gradient[:, :, ::row_step]
+    change = data.constant[:, ::row_step] + (gradient * flow[:, :, ::row_step]).sum(1)
+    known = (gradient != 0).any(1) | (change != 0)  # the data term is zero where the flow leaves the image
+    target = first[:, ::row_step].double()
     value = change + target
     gain, offset = 1, 0
     for _ in range(rounds):
@@ -338,7 +338,7 @@ def exposure(first: Tensor, flow: Tensor, data: Linear, light: Light, rounds: in
         gain = ((variance_target + 1) / (variance + 1)).sqrt()
         offset = mean_target - gain * mean
     gain, offset = gain.flatten(), offset.flatten()
-    return Light((gain * light.gain).float(), (gain * light.offset + offset).float())
+    return Exposure((gain * exposure.gain).float(), (gain * exposure.offset + offset).float())
 
 
 def _total(values: Tensor) -> Tensor:
@@ -346,42 +346,46 @@ def _total(values: Tensor) -> Tensor:
 
 
 def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) -> tuple[Tensor, Tensor]:
-    """`count` iterations of Chambolle & Pock's algorithm 1 (2011, with theta = 1) from a flow and dual variables.
+    """Return flow and dual variables after `count` iterations of Chambolle & Pock's algorithm 1 (2011, theta = 1).
 
     Args:
         flow: [B, 2, H, W], x and y.
-        dual: [B, 4, H, W] of the flow's x by x and y, and of its y by x and y; zero across the right and lower border.
+        dual: [B, 4, H, W], of the flow's x along x and y, and of its y along x and y; zero across the right and lower
+            border.
     """
-    gradient, constant, weight = data.gradient.float(), data.constant, data.weight.float()[:, None]
+    gradient, constant, weight = data.gradient, data.constant, data.weight[:, None]
     inverse = 1 / (gradient.square().sum(1) + 1e-6)
     ahead = flow
     for _ in range(count):
-        slope = dual.float().unflatten(1, (2, 2))  # [B, of x or y, by x or y, H, W]
+        # Dual ascent along the gradient of the extrapolated flow, then back into the (Huber) ball of radius `weight`.
+        slope = dual.unflatten(1, (2, 2))  # [B, flow's x or y, along x or y, H, W]
         by_x, by_y = slope[:, :, 0].clone(), slope[:, :, 1].clone()
-        by_x[..., :-1] += rates.sigma * ahead.float().diff(dim=-1)
-        by_y[..., :-1, :] += rates.sigma * ahead.float().diff(dim=-2)
+        by_x[..., :-1] += rates.sigma * ahead.diff(dim=-1)
+        by_y[..., :-1, :] += rates.sigma * ahead.diff(dim=-2)
         fit = (weight * (by_x.square() + by_y.square() + 1e-12).rsqrt()).clamp(max=rates.shrinkage)
         slope = torch.stack([by_x * fit, by_y * fit], 2)
-        dual = slope.flatten(1, 2).to(flow.dtype)
+        dual = slope.flatten(1, 2)
 
+        # Primal descent along the divergence of the duals.
         pull = slope.sum(2)
         pull[..., 1:] -= slope[:, :, 0, :, :-1]
         pull[..., 1:, :] -= slope[:, :, 1, :-1]
-        moved = flow.float() + rates.tau * pull
+        moved = flow + rates.tau * pull
+        # Proximal step of the Huberised data term: along the image gradient, bounded.
         residual = constant + (gradient * moved).sum(1)
         step = rates.blend * (-residual * inverse).clamp(-rates.limit, rates.limit)
         moved += gradient * step[:, None]
-        ahead = (2 * moved - flow.float()).to(flow.dtype)
-        flow = moved.to(flow.dtype)
+        ahead = 2 * moved - flow  # extrapolation
+        flow = moved
     return flow, dual
 
 
 def median(flow: Tensor, size: int) -> Tensor:
-    """Median over `size` x `size` pixels, 3 or 5, of [B, 2, H, W] with borders repeated.
+    """Return the median over `size` x `size` pixels, 3 or 5, of [B, 2, H, W] with repeated borders.
 
-    Each pixel's square of neighbours is sorted along its rows and then along its columns. Then the median is that of
-    three: the largest just above the square's second diagonal, the median of that diagonal, the smallest just below it.
-    For every other value there are too many that cannot be smaller, or too many that cannot be larger.
+    The square of neighbours is sorted along its rows and then along its columns. The median of all is the median of
+    three values: the largest just above the antidiagonal, the median of the antidiagonal, and the smallest just below
+    it. Every other value has too many values that are surely larger, or too many that are surely smaller.
     """
     height, width = flow.shape[-2:]
     padded = _repeated(flow, size // 2)
@@ -398,7 +402,7 @@ EAGER = Steps(resample, linearize, relax, median)
 
 
 def _repeated(images: Tensor, margin: int) -> Tensor:
-    """[..., H, W] with its border pixels repeated `margin` times on all sides."""
+    """Return [..., H, W] with its border pixels repeated `margin` times on all sides."""
     for dim in (-2, -1):
         side = images.shape[dim]
         index = torch.arange(-margin, side + margin, device=images.device).clamp(0, side - 1)
@@ -407,13 +411,13 @@ def _repeated(images: Tensor, margin: int) -> Tensor:
 
 
 def _five_point(image: Tensor, dim: int) -> Tensor:
-    """Derivative along a dimension, exact for cubics; two pixels fewer on both sides."""
+    """Return the derivative along a dimension, exact for cubics, without the two outer pixels on both sides."""
     before2, before, _, after, after2 = (image.narrow(dim, k, image.shape[dim] - 4) for k in range(5))
     return (8 * (after - before) - (after2 - before2)) / 12
 
 
 def _spline(a: Tensor) -> tuple[Tensor, ...]:
-    """Weights of four pixels in a row at a place `a` behind the second (Catmull & Rom 1974)."""
+    """Return the Catmull-Rom (1974) weights of four pixels in a row, at a fraction `a` after the second."""
     return (
         ((1 - 0.5 * a) * a - 0.5) * a,
         (1.5 * a - 2.5) * a * a + 1,
@@ -423,12 +427,12 @@ def _spline(a: Tensor) -> tuple[Tensor, ...]:
 
 
 def _spline_slope(a: Tensor) -> tuple[Tensor, ...]:
-    """Those weights' derivatives."""
+    """Return the derivatives of those weights."""
     return (2 - 1.5 * a) * a - 0.5, (4.5 * a - 5) * a, (4 - 4.5 * a) * a + 0.5, (1.5 * a - 1) * a
 
 
 def _sorted(values: list[Tensor]) -> list[Tensor]:
-    """Tensors of one shape, sorted element by element."""
+    """Return tensors of one shape sorted element by element."""
     values = list(values)
     for i, j in _NETWORKS[len(values)]:
         values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])

@@ -1,7 +1,8 @@
-"""The four steps of TV-L1 flow as Triton kernels for a GPU; `tvl1_torch.py` has the same in plain tensor operations.
+"""The four steps of TV-L1 flow as Triton kernels for a GPU; `torch.py` explains them, in plain tensor operations.
 
-Rows of every result start at a multiple of `_ALIGNED` elements, so that whole rows are loaded and stored in wide
-accesses. What lies between the rows is never read as part of an image.
+Rows of every result start at a multiple of `_ALIGNED` elements, so that rows are loaded and stored in wide accesses.
+The padding between rows is never read as part of an image. Each program works on a tile of one image or plane; the
+third axis of the grid counts these layers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twostream.flow.tvl1.torch import Light, Linear, Rates, Steps, Taps
+from twostream.flow.tvl1.torch import Exposure, Linear, Rates, Steps, Taps
 
 _ALIGNED = 16
 _OPTIONS = {"TILE_Y": 8, "TILE_X": 32, "num_warps": 4, "enable_fp_fusion": True}
@@ -38,7 +39,7 @@ def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
     return result
 
 
-def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: Light) -> Linear:
+def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, exposure: Exposure) -> Linear:
     flow = _aligned(flow)
     count, _, height, width = flow.shape
     gradient = _like(flow, flow.shape)
@@ -49,7 +50,7 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: L
         second,
         first.stride(-2),
         flow,
-        *light,
+        *exposure,
         gradient,
         constant,
         weight,
@@ -65,11 +66,11 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, light: L
 def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) -> tuple[Tensor, Tensor]:
     flow, dual, data = _aligned(flow), _aligned(dual), Linear(*map(_aligned, data))
     height, width = flow.shape[-2:]
-    # Neighbours read what an iteration starts from, so it writes elsewhere; two places take turns.
-    places = [(_like(flow, flow.shape), _like(flow, flow.shape), _like(dual, dual.shape)) for _ in range(2)]
+    # An iteration must not overwrite what other tiles still read, so two sets of buffers take turns.
+    buffers = [(_like(flow, flow.shape), _like(flow, flow.shape), _like(dual, dual.shape)) for _ in range(2)]
     old = flow, flow, dual
     for iteration in range(count):
-        new = places[iteration % 2]
+        new = buffers[iteration % 2]
         _relax[_grid(data.constant)](*old, *data, *new, height, width, flow.stride(-2), *rates, **_OPTIONS)
         old = new
     flow, _, dual = old
@@ -89,19 +90,20 @@ KERNELS = Steps(resample, linearize, relax, median)
 
 
 def _grid(images: Tensor) -> tuple[int, int, int]:
-    """Tiles that cover the rows as they are stored, and a layer of them for each image."""
+    """Return the number of tiles along x (padding included) and y, and of layers."""
     *count, height, _ = images.shape
     width = images.stride(-2)
     return triton.cdiv(width, _OPTIONS["TILE_X"]), triton.cdiv(height, _OPTIONS["TILE_Y"]), torch.Size(count).numel()
 
 
 def _like(model: Tensor, shape: tuple[int, ...], device: str | None = None) -> Tensor:
-    apart = triton.cdiv(shape[-1], _ALIGNED) * _ALIGNED
-    return torch.empty(*shape[:-1], apart, dtype=model.dtype, device=device or model.device)[..., : shape[-1]]
+    """Return an empty tensor whose rows start at multiples of `_ALIGNED`."""
+    pitch = triton.cdiv(shape[-1], _ALIGNED) * _ALIGNED
+    return torch.empty(*shape[:-1], pitch, dtype=model.dtype, device=device or model.device)[..., : shape[-1]]
 
 
 def _aligned(variable: Tensor) -> Tensor:
-    """The variable itself if it is stored as `_like` does, else a copy that is."""
+    """Return the variable itself if its rows are aligned as in `_like`, else a copy."""
     if variable.stride() == _like(variable, variable.shape, device="meta").stride():
         return variable
     return _like(variable, variable.shape).copy_(variable)
@@ -143,7 +145,7 @@ def _resample(
         for row in tl.static_range(TAPS_Y):
             from_y = tl.load(rows + y * TAPS_Y + row, mask=y < height, other=0)
             part = tl.load(row_weights + y * TAPS_Y + row, mask=y < height, other=0.0)
-            line += part * tl.load(source + from_y * source_pitch + from_x, mask=inside, other=0.0).to(tl.float32)
+            line += part * tl.load(source + from_y * source_pitch + from_x, mask=inside, other=0.0)
         total += tl.load(column_weights + x * TAPS_X + column, mask=x < width, other=0.0) * line
     tl.store(result + layer * height * pitch + y * pitch + x, total, mask=inside)
 
@@ -176,10 +178,10 @@ def _spline_slope(a, TAP: tl.constexpr):
 
 @triton.jit
 def _pixel(image, y, x, height, width, pitch, inside):
-    """Values at any place, those beyond the border being the border's."""
+    """Load pixels at any position; beyond the border, the border pixel."""
     y = tl.minimum(tl.maximum(y, 0), height - 1)
     x = tl.minimum(tl.maximum(x, 0), width - 1)
-    return tl.load(image + y * pitch + x, mask=inside, other=0.0).to(tl.float32)
+    return tl.load(image + y * pitch + x, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -209,8 +211,8 @@ def _linearize(
     gradient += layer * 2 * plane
     inside = (y < height) & (x < width)
     at = y * pitch + x
-    u = tl.load(flow + at, mask=inside, other=0.0).to(tl.float32)
-    v = tl.load(flow + plane + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(flow + at, mask=inside, other=0.0)
+    v = tl.load(flow + plane + at, mask=inside, other=0.0)
 
     to_x, to_y = x + u, y + v
     at_x = tl.minimum(tl.maximum(to_x, 0.0), width - 1.0)
@@ -245,27 +247,26 @@ def _linearize(
     below2 = _pixel(first, y + 2, x, height, width, image_pitch, inside)
     own_x = (8.0 * (right - left) - (right2 - left2)) * (1.0 / 12.0)
     own_y = (8.0 * (below - above) - (below2 - above2)) * (1.0 / 12.0)
-    gx = tl.where(seen, 0.5 * (own_x + gain * slope_x), 0.0).to(gradient.dtype.element_ty)
-    gy = tl.where(seen, 0.5 * (own_y + gain * slope_y), 0.0).to(gradient.dtype.element_ty)
+    gx = tl.where(seen, 0.5 * (own_x + gain * slope_x), 0.0)
+    gy = tl.where(seen, 0.5 * (own_y + gain * slope_y), 0.0)
     tl.store(gradient + at, gx, mask=inside)
     tl.store(gradient + plane + at, gy, mask=inside)
-    # From the gradient as it is kept: what rounding takes from its product with the flow must not enter the residual.
-    kept = gx.to(tl.float32) * u + gy.to(tl.float32) * v
-    tl.store(constant + layer * plane + at, tl.where(seen, gain * value + offset - here, 0.0) - kept, mask=inside)
+    difference = tl.where(seen, gain * value + offset - here, 0.0)
+    tl.store(constant + layer * plane + at, difference - (gx * u + gy * v), mask=inside)
     tl.store(weight + layer * plane + at, tl.rsqrt(1.0 + edge * (own_x * own_x + own_y * own_y)), mask=inside)
 
 
 @triton.jit
 def _dual(ahead, dual, weight, at, pitch, plane, stored, across, down, sigma, shrinkage):
-    """The dual variables by x and y of one of the flow's components after an iteration, at any pixels.
+    """Return the dual variables along x and y of one flow component after an iteration, for the pixels at `at`.
 
-    `across` and `down` tell where there is a pixel to the right and below; `stored`, where there is memory.
+    `across` and `down` mark pixels with a right and a lower neighbour, `stored` those that are in memory.
     """
-    here = tl.load(ahead + at, mask=stored, other=0.0).to(tl.float32)
-    right = tl.load(ahead + at + 1, mask=stored & across, other=0.0).to(tl.float32)
-    below = tl.load(ahead + at + pitch, mask=stored & down, other=0.0).to(tl.float32)
-    by_x = tl.load(dual + at, mask=stored, other=0.0).to(tl.float32)
-    by_y = tl.load(dual + plane + at, mask=stored, other=0.0).to(tl.float32)
+    here = tl.load(ahead + at, mask=stored, other=0.0)
+    right = tl.load(ahead + at + 1, mask=stored & across, other=0.0)
+    below = tl.load(ahead + at + pitch, mask=stored & down, other=0.0)
+    by_x = tl.load(dual + at, mask=stored, other=0.0)
+    by_y = tl.load(dual + plane + at, mask=stored, other=0.0)
     by_x += sigma * tl.where(across, right - here, 0.0)
     by_y += sigma * tl.where(down, below - here, 0.0)
     fit = tl.minimum(weight * tl.rsqrt(by_x * by_x + by_y * by_y + 1e-12), shrinkage)
@@ -294,7 +295,18 @@ def _relax(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """One iteration. Each pixel computes its own dual variables and, once more, those it needs of its neighbours."""
+    """Compute one iteration of `torch.relax`.
+
+    The divergence at a pixel P needs the new duals of P, of its left neighbour L (along x) and of its upper neighbour A
+    (along y), and each new dual reads the extrapolated flow to the right and below:
+
+            . A a          P reads P r b,  L reads L P l,  A reads A a P
+            L P r
+            l b .
+
+    All tiles run at once, so P computes the duals of L and A itself instead of waiting for them, and stores its own
+    only. L has a right neighbour (P) wherever P is in the image, x <= width - 1; likewise A has a lower one.
+    """
     y, x = _pixels(TILE_Y, TILE_X)
     layer = tl.program_id(2)
     plane = height * pitch
@@ -307,15 +319,15 @@ def _relax(
     across, down = x < width - 1, y < height - 1
     at = y * pitch + x
 
-    own = tl.load(weight + at, mask=stored, other=0.0).to(tl.float32)
-    left = tl.load(weight + at - 1, mask=behind, other=0.0).to(tl.float32)
-    above = tl.load(weight + at - pitch, mask=beyond, other=0.0).to(tl.float32)
-    gx = tl.load(gradient + at, mask=stored, other=0.0).to(tl.float32)
-    gy = tl.load(gradient + plane + at, mask=stored, other=0.0).to(tl.float32)
+    own = tl.load(weight + at, mask=stored, other=0.0)
+    left = tl.load(weight + at - 1, mask=behind, other=0.0)
+    above = tl.load(weight + at - pitch, mask=beyond, other=0.0)
+    gx = tl.load(gradient + at, mask=stored, other=0.0)
+    gy = tl.load(gradient + plane + at, mask=stored, other=0.0)
     residual = tl.load(constant + at, mask=stored, other=0.0)
 
-    u = tl.load(flow + layer * 2 * plane + at, mask=stored, other=0.0).to(tl.float32)
-    v = tl.load(flow + (layer * 2 + 1) * plane + at, mask=stored, other=0.0).to(tl.float32)
+    u = tl.load(flow + layer * 2 * plane + at, mask=stored, other=0.0)
+    v = tl.load(flow + (layer * 2 + 1) * plane + at, mask=stored, other=0.0)
     next_u, next_v = u, v
     for component in tl.static_range(2):
         a = ahead + (layer * 2 + component) * plane
