@@ -210,11 +210,9 @@ def test_what_cannot_be_measured_is_one_line():
     of = own_group(one)
     cases = [
         (({1: {"a": one}}, {1: one}, of.iloc[:-1], ["a"]), "'clip00019' .*not in clips.csv"),
-        (({1: {"a": one}}, {2: one}, of, ["a"]), r"splits \[1\]"),
         (({1: {"a": one}}, {1: one}, of, ["a", "b"]), "'b' is fused but has no scores"),
         (({1: {"a": one.of("val")}}, {1: one.of("val")}, of, ["a"]), "split 1 has no readable test clips"),
         (({1: {"a": one.take(np.arange(19))}}, {1: one}, of, ["a"]), "'a' has no scores of clip 'clip00019'"),
-        (({1: {"a": one}, 2: {"b": one}}, {1: one, 2: one}, of, ["a"]), "split 2 has scores of b"),
     ]
     for arguments, says in cases:
         with pytest.raises(UserError, match=says) as caught:

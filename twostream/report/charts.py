@@ -21,33 +21,19 @@ from markupsafe import Markup, escape
 from twostream.report.text import shorten, visible, width_em
 
 # The palette of Okabe & Ito, safe for colour-blind readers, shaded for contrast on white and on near-black.
-_LIGHT = {
-    "ink": "#1c2024",
-    "muted": "#626a73",
-    "line": "#dfe3e8",
-    "paper": "#ffffff",
-    "rgb": "#0072b2",
-    "flow": "#d55e00",
-    "fusion": "#008a66",
-    "extra1": "#a8508a",
-    "extra2": "#6d7680",
-    "extra3": "#a67c00",
-    "extra4": "#3a92c8",
-    "bad": "#b3261e",
-}
-_DARK = {
-    "ink": "#e7e9ec",
-    "muted": "#9aa3ad",
-    "line": "#333a42",
-    "paper": "#14171a",
-    "rgb": "#56b4e9",
-    "flow": "#f08a3c",
-    "fusion": "#35c79c",
-    "extra1": "#d98fc0",
-    "extra2": "#98a2ad",
-    "extra3": "#e0b93f",
-    "extra4": "#8cc8ee",
-    "bad": "#f2857c",
+_COLOURS = {  # on white, on near-black
+    "ink": ("#1c2024", "#e7e9ec"),
+    "muted": ("#626a73", "#9aa3ad"),
+    "line": ("#dfe3e8", "#333a42"),
+    "paper": ("#ffffff", "#14171a"),
+    "rgb": ("#0072b2", "#56b4e9"),
+    "flow": ("#d55e00", "#f08a3c"),
+    "fusion": ("#008a66", "#35c79c"),
+    "extra1": ("#a8508a", "#d98fc0"),
+    "extra2": ("#6d7680", "#98a2ad"),
+    "extra3": ("#a67c00", "#e0b93f"),
+    "extra4": ("#3a92c8", "#8cc8ee"),
+    "bad": ("#b3261e", "#f2857c"),
 }
 TOKENS = ("rgb", "flow", "fusion", "extra1", "extra2", "extra3", "extra4")
 
@@ -58,12 +44,10 @@ _LABELS = 140  # pixels at most for the labels on the left
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 _DASHES = ("", "9 3", "2 3", "9 3 2 3", "5 2", "14 4")  # of the full lines of one chart; the first is solid
 
-
-def _variables(colours: dict[str, str]) -> str:
-    return ":root{" + "".join(f"--{name}:{value};" for name, value in colours.items()) + "}"
-
-
-THEME = _variables(_LIGHT) + "@media screen and (prefers-color-scheme:dark){" + _variables(_DARK) + "}"
+_LIGHT, _DARK = (
+    ":root{" + "".join(f"--{name}:{pair[scheme]};" for name, pair in _COLOURS.items()) + "}" for scheme in (0, 1)
+)
+THEME = f"{_LIGHT}@media screen and (prefers-color-scheme:dark){{{_DARK}}}"
 STYLE = (
     f".chart{{font-family:{_FONT};font-size:12px}}.chart text{{fill:var(--ink);font-variant-numeric:tabular-nums}}"
     ".chart .muted{fill:var(--muted)}.chart .strong{font-weight:600}.chart .end{text-anchor:end}"

@@ -28,7 +28,6 @@ from twostream.fusion.evaluation import (
 from twostream.params import Params
 from twostream.report import charts
 from twostream.report.explore import Exploration, exploration_charts
-from twostream.report.published import BY_DATASET
 from twostream.report.results import Results, software_versions
 from twostream.report.strips import Example, Strip, film_strip, jpeg_uri, wheel_uri
 from twostream.report.text import visible
@@ -106,7 +105,7 @@ def write_report(
             style=Markup(charts.THEME + charts.STYLE),
             title=f"Two streams on {params.dataset.name}",
             params=params,
-            published=_published_table(params),
+            published=_published_table(params.dataset.name),
             subsets=_subset_table(clips, splits),
             unusable=_clip_table("Clips that cannot be used", clips[clips["status"] != "ok"]),
             damaged=_clip_table("Damaged clips in use", clips[(clips["status"] == "ok") & (clips["reason"] != "")]),
@@ -252,13 +251,15 @@ def _accuracy_figure(params: Params, metrics: dict[str, Any], tokens: dict[str, 
     return Figure("Top-1 accuracy on the test clips and its interval", [svg], table)
 
 
-def _published_table(params: Params) -> Table | None:
-    if params.dataset.name not in BY_DATASET:
-        return None
-    dataset, quoted = BY_DATASET[params.dataset.name]
-    head = ("System", "Pretrained on", "Splits", "RGB", "Flow", "Fused", "Source")
-    caption = f"Published on {dataset}: top-1 in per cent, quoted, not measured here"
-    return Table(caption, head, [[cell or "–" for cell in row] for row in quoted])
+def _published_table(dataset: str) -> Table | None:
+    """Return quoted results on a data set: nothing in `published.csv` was measured by this project.
+
+    Accuracies are top-1 in per cent; a `*` marks a number that was not confirmed from a primary source.
+    """
+    quoted = pd.read_csv(Path(__file__).parent / "published.csv", dtype=str, keep_default_na=False)
+    rows = quoted[quoted["dataset"] == dataset].drop(columns="dataset").replace("", "–")
+    caption = f"Published on {dataset.upper()}: top-1 in per cent, quoted, not measured here"
+    return _table(caption, dict.fromkeys(rows.columns, str), rows) if len(rows) else None
 
 
 def _subset_table(clips: pd.DataFrame, splits: dict[int, pd.Series]) -> Table:
