@@ -106,7 +106,16 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path):
             info = tarfile.TarInfo("odd")
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
-        assert "'odd' is a link or a device" in refusal(path, tmp_path / "out")
+        assert "'odd' is a link, a device or a sparse file" in refusal(path, tmp_path / "out")
+
+
+def test_a_sparse_file_in_a_tar_is_refused(tmp_path):
+    """Its size on the disk is not limited by the bytes of the archive."""
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("odd")
+        info.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**40)}
+        archive.addfile(info)
+    assert "'odd' is a link, a device or a sparse file" in refusal(tmp_path / "x.tar", tmp_path / "out")
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path):
@@ -114,7 +123,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         info = zipfile.ZipInfo("odd")
         info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    assert "'odd' is a link or a device" in refusal(tmp_path / "x.zip", tmp_path / "out")
+    assert "'odd' is a link, a device or a sparse file" in refusal(tmp_path / "x.zip", tmp_path / "out")
 
 
 @pytest.mark.parametrize("make", [make_zip, lambda path, members: make_tar(path, members, "w:gz")])
@@ -245,7 +254,7 @@ def test_a_member_of_a_rar_outside_the_folder_is_refused(tmp_path):
 def test_a_link_in_a_7z_is_refused(tmp_path):
     (tmp_path / "odd").symlink_to("/etc/passwd")
     subprocess.run(["bsdtar", "--format", "7zip", "-cf", "x.7z", "odd"], cwd=tmp_path, check=True)
-    assert "'odd' is a link or a device" in refusal(tmp_path / "x.7z", tmp_path / "out")
+    assert "'odd' is a link, a device or a sparse file" in refusal(tmp_path / "x.7z", tmp_path / "out")
 
 
 @needs_bsdtar

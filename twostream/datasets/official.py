@@ -23,7 +23,7 @@ from twostream.sources.walk import copy_file, new_folder, walk_files
 
 
 class Entry(NamedTuple):
-    """What one line of a split list says; `split` is 1, 2 or 3, `subset` is `train`, `test` or `unused`."""
+    """One line of a split list; `split` is 1, 2 or 3, `subset` is `train`, `test` or `unused`."""
 
     label: str
     name: str

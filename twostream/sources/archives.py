@@ -50,9 +50,9 @@ def unpack(archive: Path, target: Path) -> None:
     run starts again.
 
     Raises:
-        UserError: one line that names the archive: not an archive, damaged, encrypted; a member outside the folder, a
-            link or a device; more than a hundred times its size, 90 % of the free disk, a million files or eight
-            levels; a RAR or 7z without the program that reads it.
+        UserError: one line that names the archive: not an archive, damaged or encrypted; a member outside the folder, a
+            link, a device or a sparse file; more than a hundred times its size, 90 % of the free disk, a million files
+            or eight levels; a RAR or 7z without the program that reads it.
     """
     with (
         new_folder(target) as part,
@@ -161,7 +161,8 @@ def _unpack_tar(stream: IO[bytes], archive: Path, folder: Path, budget: _Budget)
     metered = cast(IO[bytes], _Metered(stream, budget))
     with tarfile.open(fileobj=metered, mode="r|", encoding="utf-8", tarinfo=_Member) as source:
         for member in source:
-            _check_member(archive, member.name, member.isreg() or member.isdir(), budget)
+            is_plain = member.isdir() or member.isreg() and not member.issparse()
+            _check_member(archive, member.name, is_plain, budget)
             source.extract(member, folder, filter="data")
     while metered.read(2**20):  # to the checksum at the end of a compressed archive
         pass
@@ -194,7 +195,7 @@ def _unpack_rar_or_7z(archive: Path, folder: Path, budget: _Budget) -> None:
 def _check_member(archive: Path, name: str, is_plain: bool, budget: _Budget) -> None:
     budget.take_member()
     if not is_plain:
-        raise _refusal(archive, f"member {name!r} is a link or a device")
+        raise _refusal(archive, f"member {name!r} is a link, a device or a sparse file")
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise _refusal(archive, f"member {name!r} would be written outside the folder")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -143,10 +142,8 @@ def _read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _report_groups(clips: pd.DataFrame) -> None:
-    sizes = Counter(clips["group"])
-    alone = (clips["group"] == clips["path"]).sum()
+    sizes = clips["group"].value_counts()
     print(
-        f"folder: according to their names, {len(clips)} clips come from {len(sizes)} sources (the largest has "
-        f"{max(sizes.values())} clips; {alone} clips are groups of their own); to change this, set "
-        "dataset.group_pattern or give a table"
+        f"folder: according to their names, {len(clips)} clips come from {len(sizes)} sources, with up to "
+        f"{sizes.max()} clips each; to change this, set dataset.group_pattern or give a table"
     )

@@ -31,8 +31,7 @@ def source_of(name: str, label: str) -> str | None:
 
 
 def _expected_lists(names: Iterable[str]) -> list[str]:
-    matches = [HMDB51.list_name.fullmatch(name) for name in names]
-    labels = sorted({match["class"] for match in matches if match})
+    labels = sorted({name.rpartition("_test_split")[0] for name in names})
     return [f"{label}_test_split{n}.txt" for label in labels for n in (1, 2, 3)]
 
 
