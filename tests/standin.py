@@ -37,12 +37,12 @@ class StandIn:
     asked: list[Path] = field(default_factory=list)
 
     def windows(
-        self, source: Path, every: float | None = None, watch: Callable[..., None] | None = None
+        self, source: Path, every: float | None = None, on_frame: Callable[..., None] | None = None
     ) -> Iterator[Window]:
         self.asked.append(source)
         if self.gate:
             while not self.gate.wait(0.01):
-                watch(0.0, np.zeros((32, 32, 3), np.uint8), None)
+                on_frame(0.0, np.zeros((32, 32, 3), np.uint8), None)
         try:
             frames = list(read_frames(source))
         except VideoError as error:
@@ -53,7 +53,7 @@ class StandIn:
             for place, frame in enumerate(part, first):
                 flow = np.zeros((*frame.shape[:2], 2), np.float32)
                 flow[8:24, 8:24, 0] = 2
-                watch(place / RATE, frame, None if place == len(frames) - 1 else flow)
+                on_frame(place / RATE, frame, None if place == len(frames) - 1 else flow)
                 time.sleep(self.pause)
                 if self.break_with:
                     raise self.break_with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class VideoError(Exception):
     """The file holds no video that can be decoded; the message says why in a few words, without the path."""
 
 
-def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Iterator[np.ndarray]:
+def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.ndarray, None, None]:
     """Decode a video frame by frame in presentation order, turned upright if the file says so.
 
     Frames that cannot be decoded are left out, as players do.

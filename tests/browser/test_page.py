@@ -24,21 +24,21 @@ def uploads(tmp_path):
     return folder
 
 
-def judged(page, url, video, every="1"):
-    """Open the page, give it the video and wait for the whole answer."""
+def predict(page, url, video, every="1"):
+    """Open the page, give it the video and wait for the complete prediction."""
     page.goto(url)
-    page.locator("#ask:enabled").wait_for()
+    page.locator("#upload:enabled").wait_for()
     page.locator("#every").select_option(every)
     page.locator("#file").set_input_files(video)
     page.get_by_text("Done:").wait_for()
 
 
-def test_a_video_is_shown_with_all_opinions_and_nothing_leaves_the_machine(page, seen, uploads, video, tmp_path):
+def test_a_video_is_shown_with_all_predictions_and_nothing_leaves_the_machine(page, seen, uploads, video, tmp_path):
     with serving(StandIn(), uploads) as site:
-        judged(page, site.url, video)
+        predict(page, site.url, video)
         assert page.locator("#verdict").text_content() == "wave"
         assert page.locator("#tiles small").all_text_contents()[::2] == ["spatial", "temporal", "fusion"]
-        assert page.locator("#strips svg[role=img]").count() == 3 * 5
+        assert page.locator("#charts svg[role=img]").count() == 3 * 5
         assert page.locator("#rows tr").count() == 3
         page.wait_for_function("document.getElementById('video').readyState >= 2")
         film = page.locator("#video")
@@ -54,12 +54,12 @@ def test_a_video_is_shown_with_all_opinions_and_nothing_leaves_the_machine(page,
 
 def test_the_cursor_and_the_bars_follow_the_time_of_the_video(page, seen, uploads, video):
     with serving(StandIn(), uploads) as site:
-        judged(page, site.url, video)
+        predict(page, site.url, video)
         film = page.locator("#video")
         for time, winner in [(0.4, "wave"), (1.5, "jump"), (2.6, "<b>kick</b> & run")]:
             film.evaluate("(v, time) => { v.pause(); v.currentTime = time; }", time)
             page.wait_for_function("winner => document.querySelector('#now span').textContent === winner", arg=winner)
-            cursor = page.locator("#strips .cursor").first.get_attribute("d")
+            cursor = page.locator("#charts .cursor").first.get_attribute("d")
             assert float(cursor.removeprefix("M").split()[0]) == pytest.approx(1000 * time / 3, abs=2)
         assert page.locator("#moment").text_content() == "Now: 2.0 s to 3.0 s"
     assert seen.errors == []
@@ -67,9 +67,9 @@ def test_the_cursor_and_the_bars_follow_the_time_of_the_video(page, seen, upload
 
 def test_a_click_on_a_chart_goes_to_that_time(page, uploads, video):
     with serving(StandIn(), uploads) as site:
-        judged(page, site.url, video)
+        predict(page, site.url, video)
         page.locator("#video").evaluate("v => v.pause()")
-        chart = page.locator("#strips .row svg").first
+        chart = page.locator("#charts .row svg").first
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -80,7 +80,7 @@ def test_a_click_on_a_chart_goes_to_that_time(page, uploads, video):
 def test_the_page_fits_a_phone(new_page, seen, uploads, video, dark, tmp_path):
     page = new_page(400, 800, dark)
     with serving(StandIn(classes=[f"a_rather_long_name_of_a_class_{n}" for n in range(9)]), uploads) as site:
-        judged(page, site.url, video)
+        predict(page, site.url, video)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
         brightness = [sum(map(int, colour[4:-1].split(", "))) for colour in (ink, paper)]
@@ -92,7 +92,7 @@ def test_the_page_fits_a_phone(new_page, seen, uploads, video, dark, tmp_path):
 def test_a_dropped_file_is_taken(page, uploads, video):
     with serving(StandIn(), uploads) as site:
         page.goto(site.url)
-        page.locator("#ask:enabled").wait_for()
+        page.locator("#upload:enabled").wait_for()
         page.evaluate(
             """async bytes => {
                 const dataTransfer = new DataTransfer();
@@ -110,13 +110,13 @@ def test_the_keyboard_is_enough_and_the_focus_is_never_lost(page, seen, uploads,
     page.on("filechooser", lambda chooser: chooser.set_files(video))
     with serving(predictor, uploads) as site:
         page.goto(site.url)
-        page.locator("#ask:enabled").wait_for()
+        page.locator("#upload:enabled").wait_for()
         page.locator("#every").select_option("1")
         page.evaluate("document.activeElement.blur()")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == "file"
         page.keyboard.press("Space")
-        page.get_by_text("Judging").wait_for()
+        page.get_by_text("Predicting").wait_for()
         assert page.evaluate("document.activeElement.id") == "cancel"
         predictor.gate.set()
         page.get_by_text("Done:").wait_for()
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_video_gives_a_message_and_another_can_follow(page, se
     (tmp_path / "notes.txt").write_text("no video " * 100)
     with serving(StandIn(), uploads) as site:
         page.goto(site.url)
-        page.locator("#ask:enabled").wait_for()
+        page.locator("#upload:enabled").wait_for()
         for bad in (tmp_path / "notes.txt", write_audio(tmp_path / "sound.wav")):
             page.locator("#file").set_input_files(bad)
             message = page.locator("#problem:visible")
@@ -149,7 +149,7 @@ def test_a_file_beyond_the_limit_is_not_sent(page, seen, uploads, tmp_path):
     (tmp_path / "large.mp4").write_bytes(b"0" * 1_100_000)
     with serving(StandIn(), uploads, max_megabytes=1) as site:
         page.goto(site.url)
-        page.locator("#ask:enabled").wait_for()
+        page.locator("#upload:enabled").wait_for()
         assert "Up to 1 MB and 60 seconds" in page.locator("#limits").text_content()
         page.locator("#file").set_input_files(tmp_path / "large.mp4")
         page.locator("#problem:visible").wait_for()
@@ -163,12 +163,13 @@ def test_two_pages_wait_for_each_other_and_one_can_cancel(new_page, seen, upload
     with serving(predictor, uploads) as site:
         for page in (first, second):
             page.goto(site.url)
-            page.locator("#ask:enabled").wait_for()
+            page.locator("#upload:enabled").wait_for()
             page.locator("#file").set_input_files(video)
-            page.locator("#said").get_by_text("Judging" if page is first else "one video is before yours").wait_for()
+            words = "Predicting" if page is first else "one video is before yours"
+            page.locator("#status").get_by_text(words).wait_for()
         first.locator("#cancel").click()
         first.get_by_text("Cancelled.").wait_for()
-        second.get_by_text("Judging").wait_for()
+        second.get_by_text("Predicting").wait_for()
         predictor.gate.set()
         second.get_by_text("Done:").wait_for()
         assert len(predictor.asked) == 2
@@ -180,9 +181,9 @@ def test_closing_the_page_ends_its_job(new_page, uploads, video, monkeypatch):
     with serving(StandIn(gate=threading.Event()), uploads) as site:
         page = new_page()
         page.goto(site.url)
-        page.locator("#ask:enabled").wait_for()
+        page.locator("#upload:enabled").wait_for()
         page.locator("#file").set_input_files(video)
-        page.get_by_text("Judging").wait_for()
+        page.get_by_text("Predicting").wait_for()
         assert list(uploads.iterdir())
         page.close()
         wait = threading.Event()

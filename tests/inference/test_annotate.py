@@ -21,10 +21,6 @@ def predictor(tmp_path_factory):
     return Predictor(models, accelerator="cpu", score=Score(segments=1, crops=1, flip=False))
 
 
-def _said(*odds):
-    return Window(0.0, 1.0, 2, {}, np.log(np.array(odds, np.float32)))
-
-
 def test_the_copy_is_h264_enlarged_and_as_long_as_the_video(predictor, tmp_path):
     path = write_video(tmp_path / "a [1] 'x'.avi", moving_texture(12, height=48, width=66), rate=10)
     out = tmp_path / "out ünï %d.MP4"
@@ -38,7 +34,7 @@ def test_the_copy_is_h264_enlarged_and_as_long_as_the_video(predictor, tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
-def test_the_picture_is_the_videos_outside_of_what_is_drawn(predictor, tmp_path):
+def test_pixels_outside_of_the_drawings_are_those_of_the_video(predictor, tmp_path):
     frames = moving_texture(4, height=400, width=480)
     path = write_video(tmp_path / "a.mkv", frames)
     annotate(predictor, predictor.predict(path), tmp_path / "out.mp4")
@@ -89,7 +85,7 @@ def test_bars_are_as_long_as_the_probabilities(height, width):
         assert filled(probability)[: width // 2 + 10].sum() == pytest.approx(probability * full, rel=0.08)
 
 
-def test_text_is_at_least_16_pixels_high_and_grows_with_the_picture():
+def test_text_is_at_least_16_pixels_high_and_grows_with_the_frame():
     def letters(height, width):
         frame = np.zeros((height, width, 3), np.uint8)
         draw_classes(frame, [("HHHH", 0.0)])
@@ -122,7 +118,7 @@ def test_the_inset_shows_the_direction_of_motion_in_the_usual_colours():
     assert (frame[:, :300] == 0).all() and (frame[200:] == 0).all()
 
 
-def test_what_cannot_be_written_is_one_line_and_leaves_nothing(predictor, tmp_path, monkeypatch):
+def test_a_copy_that_cannot_be_written_is_one_line_and_leaves_no_file(predictor, tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", moving_texture(6))
     before, prediction = path.read_bytes(), predictor.predict(path)
     for out, words in [

@@ -20,6 +20,8 @@ from twostream.streams.scoring import TrainedStream
 from twostream.video import read_frames
 from twostream.views.loading import read_scoring_views
 
+pytestmark = pytest.mark.slow  # the exporter takes seconds for each network
+
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
@@ -64,7 +66,7 @@ def test_the_files_alone_give_the_fused_scores_of_a_video(exported, predictor, t
 
 def test_the_same_model_gives_the_same_bytes_and_nothing_of_this_machine(exported, predictor, tmp_path):
     out, _ = exported
-    again = export_module._export_stream("temporal", predictor.trained["temporal"], tmp_path / "again.onnx")
+    again = export_module.export_stream("temporal", predictor.trained["temporal"], tmp_path / "again.onnx")
     data = again.path.read_bytes()
     assert data == (out / "temporal.onnx").read_bytes()
     assert str(export_module.__file__).encode() not in data and b"site-packages" not in data
@@ -72,7 +74,7 @@ def test_the_same_model_gives_the_same_bytes_and_nothing_of_this_machine(exporte
 
 def test_a_network_that_comes_out_different_is_not_written(predictor, tmp_path, monkeypatch):
     (tmp_path / "export.json").write_text("of an earlier export")
-    traced = export_module._traced
+    traced = export_module._trace
 
     def other(network, views):
         model = traced(network, views)
@@ -80,7 +82,7 @@ def test_a_network_that_comes_out_different_is_not_written(predictor, tmp_path, 
             network.network.classifier.bias += 0.5
         return model
 
-    monkeypatch.setattr(export_module, "_traced", other)
+    monkeypatch.setattr(export_module, "_trace", other)
     with pytest.raises(UserError, match="spatial: the ONNX file's logits are 0.5 off"):
         export(predictor, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -93,7 +95,7 @@ def test_the_classic_networks_can_be_exported(tmp_path, monkeypatch, name, modal
     stream.model = create_model(name, modality=modality, classes=3, frames=frames, input_size=32).eval()
     stream.sampling = Sampling(mode="segments", segments=1, frames=frames, stride=1)
     stream.config = {"model": name, "modality": modality, "size": 32, "normalisation": stream.model.normalisation}
-    done = export_module._export_stream("s", stream, tmp_path / "s.onnx")
+    done = export_module.export_stream("s", stream, tmp_path / "s.onnx")
     assert done.difference < 1e-4
     (shape,) = [put.shape for put in onnxruntime.InferenceSession(str(done.path)).get_inputs()]
     assert shape == ["views", {"rgb": 3, "flow": 2}[modality], frames, 32, 32]

@@ -86,15 +86,15 @@ def test_a_clip_gets_the_scores_of_the_score_and_fuse_stages(tmp_path, monkeypat
     predictor = Predictor(Path("models"), accelerator="cpu", score=params.score)
     assert predictor.streams == {"spatial": "rgb", "temporal": "flow"}
     for scores in expected.values():
-        assert np.ptp(scores.logits, axis=0).max() > 0.05  # clips are told apart: equal scores mean something
+        assert np.ptp(scores.logits, axis=0).max() > 0.05  # clips get different scores, so equal scores mean something
     for clip in clips.itertuples():
         prediction = predictor.predict(Path("data/videos", clip.path))
         (window,) = prediction.windows
         assert window.frames == clip.frames == len(prediction.times)
         for name, scores in expected.items():
             logits = scores.logits[scores.clip_id.tolist().index(clip.clip_id)]
-            said = window.fused if name == "fusion" else window.logits[name]
-            assert np.abs(said - logits).max() < 1e-4, (clip.clip_id, name)
+            found = window.fused if name == "fusion" else window.logits[name]
+            assert np.abs(found - logits).max() < 1e-4, (clip.clip_id, name)
             odds = np.exp(logits - logits.max())
             assert prediction.probabilities(name) == pytest.approx(odds / odds.sum(), abs=1e-4)
 
@@ -111,11 +111,11 @@ def test_a_long_video_is_windows_and_as_a_whole_their_mean(predictor, tmp_path):
     prediction = predictor.predict(path, every=2)
     assert [(w.start, w.end, w.frames) for w in prediction.windows] == [(0, 2, 20), (2, 4, 20), (4, 6, 20)]
     mean = sum(window.probabilities() for window in prediction.windows) / 3
-    assert prediction.fused == pytest.approx(mean, abs=1e-6)
-    assert prediction.fused.sum() == pytest.approx(1, abs=1e-5)
+    assert prediction.probabilities() == pytest.approx(mean, abs=1e-6)
+    assert prediction.probabilities().sum() == pytest.approx(1, abs=1e-5)
     order = sorted(CLASSES, key=lambda name: -mean[CLASSES.index(name)])
     assert [name for name, _ in prediction.top()] == order
-    # A window says what a file of just its frames says.
+    # A window has the logits of a file that holds only its frames.
     frames = [frame for frame, _ in predictor.frames(path)][20:40]
     alone = predictor.predict(write_video(tmp_path / "b.avi", frames, rate=10, codec="ffv1"))
     assert len(alone.windows) == 1
@@ -143,10 +143,10 @@ def test_windows_cover_all_frames_and_none_is_too_short_for_motion():
     assert spans([0.0, 0.0, 0.0], 5) == [3]
 
 
-def test_every_frame_is_watched_with_the_flow_to_the_next(predictor, tmp_path, demo_values):
+def test_every_frame_is_reported_with_the_flow_to_the_next(predictor, tmp_path, demo_values):
     path = write_video(tmp_path / "a.avi", moving_texture(20, height=96, width=128), rate=10)
     seen = []
-    windows = list(predictor.windows(path, every=1, watch=lambda *given: seen.append(given)))
+    windows = list(predictor.windows(path, every=1, on_frame=lambda *frame: seen.append(frame)))
     assert [moment for moment, _, _ in seen] == pytest.approx([i / 10 for i in range(20)])
     assert len(windows) == 2 and seen[-1][2] is None
     for _, frame, flow_px in seen[:-1]:
@@ -196,7 +196,7 @@ def test_flow_is_solved_only_where_a_view_looks(predictor, monkeypatch, tmp_path
     assert len(matched) == 2 * 5  # two segments of five fields
 
 
-def test_a_camera_gives_windows_until_it_is_left(predictor, monkeypatch):
+def test_a_camera_gives_windows_until_it_is_closed(predictor, monkeypatch):
     frames, clock, released = itertools.cycle(moving_texture(30)), itertools.count(), []
 
     class Capture:
@@ -215,7 +215,7 @@ def test_a_camera_gives_windows_until_it_is_left(predictor, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
     monkeypatch.setattr(predict_module.time, "monotonic", lambda: next(clock) / 10)
     seen = []
-    with contextlib.closing(predictor.windows(3, every=1, watch=lambda *given: seen.append(given))) as windows:
+    with contextlib.closing(predictor.windows(3, every=1, on_frame=lambda *frame: seen.append(frame))) as windows:
         first, second = itertools.islice(windows, 2)
     assert released == [True]
     assert (first.frames, first.start, first.end) == (11, 0, pytest.approx(1.0))
@@ -246,7 +246,7 @@ def test_frames_keep_their_time_stamps(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["text", "audio", "empty", "folder", "missing", "still"])
-def test_what_is_no_video_is_one_line(predictor, tmp_path, kind):
+def test_a_file_that_is_no_video_is_one_line(predictor, tmp_path, kind):
     path = tmp_path / "a [1].mp4"
     if kind == "text":
         path.write_text("not a video\n" * 100)
@@ -359,10 +359,10 @@ def test_a_model_trained_with_flow_from_a_gpu_predicts_without_one(models, tmp_p
     _edit(config, extraction={**json.loads(config.read_text())["extraction"], "device": "cuda"})
     path = write_video(tmp_path / "a.avi", moving_texture(12))
     other = Predictor(tmp_path / "models", accelerator="cpu", score=predictor.score)
-    assert (other.predict(path).fused == predictor.predict(path).fused).all()
+    assert (other.predict(path).probabilities() == predictor.predict(path).probabilities()).all()
 
 
-def test_the_flow_watched_is_the_solvers(predictor, tmp_path, demo_values):
+def test_the_flow_of_frames_is_the_solvers(predictor, tmp_path, demo_values):
     path = write_video(tmp_path / "a.avi", moving_texture(3, height=48, width=64))
     flow = parse_params({**demo_values, "flow": {**demo_values["flow"], **FLOW}}).flow
     greys = list(predict_module.read_frames(path, "gray"))

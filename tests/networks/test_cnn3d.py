@@ -3,7 +3,7 @@ import torch
 
 from twostream.networks.cnn3d import CNN3Dv1, CNN3Dv2
 
-# Parameters of the student study's networks, 51 classes, RGB; by hand: sum of (27 I + 1) O and 2 O a block, linears.
+# Parameters of the student study's networks, 51 classes, RGB; by hand: sum of (27 I + 1) O and 2 O per block, linears.
 STUDY = [(CNN3Dv1, 1_125_555), (CNN3Dv2, 325_875)]
 
 
@@ -14,7 +14,7 @@ def test_parameter_counts_are_those_of_the_study(network, parameters):
 
 @pytest.mark.parametrize("network", [CNN3Dv1, CNN3Dv2])
 @pytest.mark.parametrize("shape", [(8, 32, 32), (9, 33, 47), (4, 4, 4)])
-def test_small_and_odd_inputs_give_one_row_a_clip(network, shape):
+def test_small_and_odd_inputs_give_one_row_per_clip(network, shape):
     assert network(2, 5)(torch.zeros(3, 2, *shape)).shape == (3, 5)
 
 

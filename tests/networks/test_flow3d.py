@@ -56,10 +56,11 @@ def accuracy_after_training(network: torch.nn.Module, epochs: int = 12) -> float
 
 @pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("shape", [(8, 32, 32), (16, 96, 96), (9, 45, 31), (1, 16, 16)])
-def test_any_length_and_size_gives_one_row_a_clip(channels, shape):
+def test_any_length_and_size_gives_one_row_per_clip(channels, shape):
     assert Flow3D(channels, 7)(torch.zeros(2, channels, *shape)).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_simple_motions_are_learnt_from_few_clips():
     torch.manual_seed(0)
     # Seeds range from 0.90 to 0.99; the same network with a strided stem in place of averaging stays at 0.75.

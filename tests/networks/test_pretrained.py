@@ -36,7 +36,7 @@ def test_without_weights_there_is_no_source():
     assert weights_source("resnet18", "none") == {"weights": "none", "sha256": None}
 
 
-def test_a_file_is_told_by_its_digest(tmp_path):
+def test_a_file_is_identified_by_its_digest(tmp_path):
     path = tmp_path / "w.pt"
     path.write_bytes(b"abc")
     # The digest of "abc" stands in FIPS 180-2, appendix B.1.
@@ -46,7 +46,7 @@ def test_a_file_is_told_by_its_digest(tmp_path):
 
 @pytest.mark.parametrize("tag", ["IMAGENET1K_V1", "pretrained"])
 @pytest.mark.parametrize("name", ["resnet50", "inflated/resnet50"])
-def test_torchvision_weights_are_taken_by_tag_and_told_by_the_cached_file(tmp_path, monkeypatch, tag, name):
+def test_torchvision_weights_are_found_by_tag_and_identified_by_the_cached_file(tmp_path, monkeypatch, tag, name):
     weights = ResNet50_Weights.DEFAULT if tag == "pretrained" else ResNet50_Weights[tag]
     _, network, digest = lay_file(tmp_path, monkeypatch, weights)
     loaded = make(name, weights=tag)
@@ -80,7 +80,7 @@ def timm_cache(tmp_path, monkeypatch, content):
     monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained, **options: create(name, **options))
 
 
-def test_timm_weights_are_told_by_the_file_in_the_hubs_cache(tmp_path, monkeypatch):
+def test_timm_weights_are_identified_by_the_file_in_the_hubs_cache(tmp_path, monkeypatch):
     timm_cache(tmp_path, monkeypatch, b"published")
     make("timm/resnet18", weights="a1_in1k")
     digest = hashlib.sha256(b"published").hexdigest()
@@ -113,5 +113,5 @@ def test_a_tag_of_timm_decides_how_rgb_is_normalised(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cnn3d_v1", "resnet18", "timm/resnet18", "inflated/resnet18"])
-def test_what_is_no_tag_is_a_path(name):
+def test_anything_but_a_tag_is_a_path(name):
     assert find_published(name, "weights/mine.pth") is None

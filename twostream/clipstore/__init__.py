@@ -64,7 +64,7 @@ def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, met
             size = frame.shape[:2]
             entry = zipfile.ZipInfo(f"{count:05d}.jpg", date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix, whatever system this is
-            archive.writestr(entry, _encode(frame, quality))
+            archive.writestr(entry, encode_frame(frame, quality))
         meta = {"format": FORMAT, **meta, "frames": count, "width": size[1], "height": size[0]}
         archive.comment = json.dumps(meta, sort_keys=True).encode()
 
@@ -146,9 +146,30 @@ class ClipReader:
         return UserError(f"{self.path}: not a sound clip file ({why}); delete it and run `dvc repro`")
 
 
-def _encode(frame: np.ndarray, quality: int) -> bytes:
+def encode_frame(frame: np.ndarray, quality: int) -> bytes:
+    """Return a frame as the JPEG that a clip holds.
+
+    Args:
+        frame: uint8 [H, W, 3] RGB, or [H, W, 2] flow codes, which become one grey image of x beside y.
+    """
     image = cv2.hconcat(cv2.split(frame)) if frame.shape[2] == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def decode_frame(jpeg: bytes, modality: str) -> np.ndarray:
+    """Return the frame of a JPEG that `encode_frame` made.
+
+    Raises:
+        ValueError: the JPEG is damaged.
+    """
+    flow = modality == "flow"
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE if flow else cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError("a damaged JPEG")
+    if flow:
+        half = image.shape[1] // 2
+        return cv2.merge([image[:, :half], image[:, half:]])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _directory(file: Any) -> tuple[np.ndarray, bytes]:

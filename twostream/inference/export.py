@@ -1,4 +1,4 @@
-"""Export: the fused streams as ONNX files that take the stored uint8 views, checked against PyTorch by ONNX Runtime."""
+"""Export the fused streams as ONNX files that take stored uint8 views, checked against PyTorch by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from twostream.errors import UserError
+from twostream.core.files import atomic_path
+from twostream.errors import UserError, reason
 from twostream.inference.predict import Predictor
+from twostream.networks.names import CHANNELS
 from twostream.streams.scoring import TrainedStream
 
-TOLERANCE = 1e-3  # largest difference of logits that counts as the same network
+TOLERANCE = 1e-3  # the largest difference between the logits of ONNX Runtime and PyTorch
 DESCRIPTION = "export.json"
 
 
@@ -37,51 +38,55 @@ class Exported:
 
 
 def export(predictor: Predictor, out: Path) -> list[Exported]:
-    """Write `<stream>.onnx` of every fused stream, and `export.json` that says how to feed and how to fuse them.
+    """Write `<stream>.onnx` of every fused stream, and `export.json` with their inputs and the fusion.
 
-    Each network takes `views`, uint8 [N, C, L, H, W] as they are stored (RGB, or flow codes x and y), any N; it
-    normalises them itself and gives `logits`, float32 [N, classes]. The logits of a clip are the mean over its views.
-    `export.json` comes last, so a folder that has it is complete.
+    Each network takes `views`, uint8 [N, C, L, H, W] as stored (RGB, or flow codes x and y) for any N, normalises them
+    itself and returns `logits`, float32 [N, classes]. The logits of a clip are the mean over its views. `export.json`
+    is written last, so a folder that has it is complete.
 
     Raises:
-        UserError: a network cannot be expressed in ONNX, or the file gives logits more than :data:`TOLERANCE` off.
+        UserError: a network cannot be expressed in ONNX, or its logits differ by more than :data:`TOLERANCE`.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / DESCRIPTION).unlink(missing_ok=True)
         bar = tqdm(predictor.trained.items(), desc="export", unit="stream", delay=2, leave=False, disable=None)
-        done = [_export_stream(name, stream, out / f"{name}.onnx") for name, stream in bar]
-        text = json.dumps(_description(predictor), indent=1, ensure_ascii=False) + "\n"
-        _replace(out / DESCRIPTION, text.encode())
+        exported = [export_stream(name, stream, out / f"{name}.onnx") for name, stream in bar]
+        with atomic_path(out / DESCRIPTION) as path:
+            path.write_text(json.dumps(_description(predictor), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
-    return done
+        raise UserError(f"{out}: cannot be written ({reason(error)}); choose another folder") from None
+    return exported
 
 
-def _export_stream(name: str, stream: TrainedStream, path: Path) -> Exported:
-    network = _OnViews(stream).eval()
-    views = _example_views(stream, 2)
+def export_stream(name: str, stream: TrainedStream, path: Path) -> Exported:
+    """Write one stream's network, if its logits agree with PyTorch's on random views; errors as :func:`export`."""
+    network = _NormalisedNetwork(stream).eval()
     try:
-        model = _traced(network, torch.from_numpy(views))
-    except Exception as error:  # whatever the exporter meets in a network it does not know
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name}: {stream.config['model']} cannot be expressed in ONNX ({reason[:300]})") from error
+        model = _trace(network, torch.from_numpy(_random_views(stream, 2)))
+    except Exception as error:  # the exporter raises any error on a network that it does not support
+        raise UserError(
+            f"{name}: {stream.config['model']} cannot be expressed in ONNX ({reason(error)[:300]})"
+        ) from error
     data = model.SerializeToString()
-    difference = max(_difference(data, network, _example_views(stream, count)) for count in (1, 3))
+    difference = max(_difference(data, network, _random_views(stream, count)) for count in (1, 3))
     if not difference <= TOLERANCE:
         raise UserError(
             f"{name}: the ONNX file's logits are {difference:.2g} off PyTorch's, more than {TOLERANCE:g}; not written"
         )
-    _replace(path, data)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
     return Exported(name, path, difference)
 
 
-class _OnViews(torch.nn.Module):
-    """A stream's network from uint8 [N, C, L, H, W] to logits [N, classes], on the processor."""
+class _NormalisedNetwork(torch.nn.Module):
+    """A stream's network from uint8 [N, C, L, H, W] to logits [N, classes], on the CPU."""
 
     def __init__(self, stream: TrainedStream):
         super().__init__()
         self.network = copy.deepcopy(stream.model.network).cpu()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         for name, values in stream.config["normalisation"].items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1, 1))
 
@@ -89,10 +94,10 @@ class _OnViews(torch.nn.Module):
         return self.network((views.float() - self.mean) / self.std)
 
 
-def _traced(network: torch.nn.Module, views: torch.Tensor) -> onnx.ModelProto:
+def _trace(network: torch.nn.Module, views: torch.Tensor) -> onnx.ModelProto:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of the exporter's own code
+        warnings.simplefilter("ignore")  # they are about the exporter's own code
         program = torch.onnx.export(
             network,
             (views,),
@@ -102,11 +107,9 @@ def _traced(network: torch.nn.Module, views: torch.Tensor) -> onnx.ModelProto:
             output_names=["logits"],
             verbose=False,
         )
-    return _plain(program.model_proto)
-
-
-def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes: they hold stack traces with the paths of this machine."""
+    assert program
+    model = program.model_proto
+    # The exporter's notes hold stack traces with paths of this machine.
     graphs = [model.graph, *model.functions]
     for part in [model, *graphs, *(node for graph in graphs for node in graph.node)]:
         del part.metadata_props[:]
@@ -124,14 +127,13 @@ def _difference(data: bytes, network: torch.nn.Module, views: np.ndarray) -> flo
     return float(np.abs(logits - expected).max())
 
 
-def _example_views(stream: TrainedStream, count: int) -> np.ndarray:
-    shape = (count, *_view_shape(stream))
-    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+def _random_views(stream: TrainedStream, count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *_view_shape(stream)), np.uint8)
 
 
 def _view_shape(stream: TrainedStream) -> tuple[int, int, int, int]:
     size = stream.config["size"]
-    return {"rgb": 3, "flow": 2}[stream.config["modality"]], stream.sampling.frames, size, size
+    return CHANNELS[stream.config["modality"]], stream.sampling.frames, size, size
 
 
 def _description(predictor: Predictor) -> dict[str, Any]:
@@ -150,12 +152,3 @@ def _description(predictor: Predictor) -> dict[str, Any]:
         "score": predictor.score.model_dump(),
         "fusion": json.loads(predictor.fusion.to_json()),
     }
-
-
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

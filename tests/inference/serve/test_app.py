@@ -1,4 +1,4 @@
-"""The server, asked over real connections as a browser would, and as a browser never would."""
+"""The server over real connections, with requests of a browser and of an attacker."""
 
 import http.client
 import json
@@ -46,20 +46,20 @@ def events(site, name, last=None):
 def until(condition, seconds=8.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
-def test_a_video_goes_in_and_windows_a_result_and_a_film_come_out(folder, video):
+def test_a_video_goes_in_and_windows_a_result_and_a_video_come_out(folder, video):
     with serving(StandIn(), folder) as site:
         status, answer = send(site, video, "?every=1")
         assert status == 201
-        told = events(site, answer["id"])
-        assert [data["start"] for kind, data in told if kind == "window"] == [0.0, 1.0]
-        assert told[-1][0] == "state" and told[-1][1]["state"] == "done"
-        assert told[-1][1]["result"]["seconds"] == 2.0
-        status, film, headers = site.request("GET", f"/jobs/{answer['id']}/video")
-        assert status == 200 and headers["content-type"] == "video/webm" and film[:4] == b"\x1a\x45\xdf\xa3"
+        received = events(site, answer["id"])
+        assert [data["start"] for kind, data in received if kind == "window"] == [0.0, 1.0]
+        assert received[-1][0] == "state" and received[-1][1]["state"] == "done"
+        assert received[-1][1]["result"]["seconds"] == 2.0
+        status, playback, headers = site.request("GET", f"/jobs/{answer['id']}/video")
+        assert status == 200 and headers["content-type"] == "video/webm" and playback[:4] == b"\x1a\x45\xdf\xa3"
         assert site.request("DELETE", f"/jobs/{answer['id']}")[0] == 204
         assert site.request("GET", f"/jobs/{answer['id']}/video")[0] == 404
         assert not list(folder.iterdir())
@@ -72,12 +72,12 @@ def test_a_page_that_comes_back_gets_only_the_windows_it_lacks(folder, video):
         assert [data["start"] for kind, data in events(site, name, last=2) if kind == "window"] == [1.2, 1.6]
 
 
-def test_what_is_larger_than_the_limit_is_refused_whatever_it_says_of_itself(folder):
+def test_an_upload_over_the_limit_is_refused_with_or_without_a_declared_length(folder):
     with serving(StandIn(), folder, max_megabytes=0.1) as site:
         status, answer = send(site, b"0" * 100_001)
         assert status == 413 and answer["error"] == "The file is larger than 0.1 MB, the limit of this page."
 
-        def chunks():  # no length is said
+        def chunks():  # no length is declared
             for _ in range(11):
                 yield b"0" * 10_000
 
@@ -90,11 +90,12 @@ def test_what_is_larger_than_the_limit_is_refused_whatever_it_says_of_itself(fol
 def test_a_longer_video_than_the_limit_gets_a_message(folder, video):
     with serving(StandIn(), folder, max_seconds=1.5) as site:
         kind, state = events(site, send(site, video)[1]["id"])[-1]
-        assert state == {"state": "failed", "message": "The video is longer than 1.5 seconds, the limit of this page."}
+        assert state["state"] == "failed"
+        assert state["message"] == "The video is longer than 1.5 seconds, the limit of this page."
         until(lambda: not list(folder.iterdir()))
 
 
-def test_nothing_and_nonsense_get_a_message(folder):
+def test_empty_and_meaningless_requests_get_a_message(folder):
     with serving(StandIn(), folder) as site:
         assert send(site, b"") == (400, {"error": "This file is empty."})
         state = events(site, send(site, b"nonsense" * 50)[1]["id"])[-1][1]
@@ -105,7 +106,7 @@ def test_nothing_and_nonsense_get_a_message(folder):
         until(lambda: not list(folder.iterdir()))
 
 
-def test_a_bug_is_told_to_the_terminal_and_not_to_the_page(folder, video, capfd):
+def test_a_bug_is_printed_in_the_terminal_and_not_shown_on_the_page(folder, video, capfd):
     with serving(StandIn(break_with=ZeroDivisionError("inner detail")), folder) as site:
         state = events(site, send(site, video)[1]["id"])[-1][1]
         assert state["state"] == "failed" and "inner" not in state["message"]
@@ -167,13 +168,13 @@ def test_the_end_of_the_server_ends_jobs_and_pages_and_removes_all_files(folder,
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "127.0.0.1.nip.io", "a@127.0.0.1", ""])
-def test_a_name_that_is_not_of_this_server_is_refused(site, host):
+def test_a_host_that_is_not_this_server_is_refused(site, host):
     status, body, _ = site.request("GET", "/", Host=host)
     assert status == 403 and b"<html" not in body
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST", "192.0.2.7"])
-def test_names_and_addresses_of_this_server_are_answered(site, host):
+def test_hosts_of_this_server_are_answered(site, host):
     assert site.request("GET", "/", Host=f"{host}:{site.port}")[0] == 200
 
 
@@ -190,7 +191,7 @@ def test_a_request_that_another_site_makes_a_browser_send_is_refused(folder, vid
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/model", "/wheel.png", "/nothing", "/jobs/x/events"])
-def test_every_answer_ties_the_hands_of_the_browser(site, path):
+def test_every_response_has_security_headers(site, path):
     headers = site.request("GET", path)[2]
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy

@@ -29,7 +29,7 @@ def uploaded(jobs):
 def until(condition, seconds=5.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
 
 
@@ -39,14 +39,14 @@ def blocking(gate, order=None):
     def work(job):
         if order is not None:
             order.append(job)
-        job.picture.write_bytes(b"picture")
+        job.playback.write_bytes(b"playback")
         while not gate.wait(0.005):
             job.check()
 
     return work
 
 
-def test_jobs_run_one_at_a_time_in_the_order_they_came(tmp_path, gate):
+def test_jobs_run_one_at_a_time_in_the_order_of_their_uploads(tmp_path, gate):
     order = []
     jobs = queue_of(tmp_path, blocking(gate, order))
     first, second, third = (uploaded(jobs) for _ in range(3))
@@ -59,12 +59,12 @@ def test_jobs_run_one_at_a_time_in_the_order_they_came(tmp_path, gate):
     jobs.close()
 
 
-def test_the_upload_goes_when_the_job_is_done_and_the_picture_when_it_is_forgotten(tmp_path, gate):
+def test_the_upload_goes_when_the_job_is_done_and_the_playback_when_it_is_forgotten(tmp_path, gate):
     gate.set()
     jobs = queue_of(tmp_path, blocking(gate))
     job = uploaded(jobs)
     until(lambda: job.state == "done")
-    assert list(tmp_path.iterdir()) == [job.picture]
+    assert list(tmp_path.iterdir()) == [job.playback]
     jobs.forget(job)
     assert not list(tmp_path.iterdir()) and jobs.get(job.id) is None
     jobs.close()
@@ -76,7 +76,7 @@ def test_a_running_job_that_is_forgotten_stops_and_leaves_nothing(tmp_path, gate
     until(lambda: first.state == "reading")
     jobs.forget(first)
     until(lambda: second.state == "reading")
-    assert not first.upload.exists() and not first.picture.exists()
+    assert not first.upload.exists() and not first.playback.exists()
     jobs.close()
     assert not list(tmp_path.iterdir())
 
@@ -93,7 +93,7 @@ def test_a_waiting_job_that_is_forgotten_never_runs(tmp_path, gate):
     jobs.close()
 
 
-def test_there_is_a_most_of_jobs_and_a_place_becomes_free(tmp_path, gate):
+def test_the_number_of_jobs_is_limited_and_a_forgotten_job_frees_a_place(tmp_path, gate):
     jobs = queue_of(tmp_path, blocking(gate))
     taken = [jobs.admit(None) for _ in range(MOST_JOBS)]
     with pytest.raises(Busy):
@@ -113,8 +113,8 @@ def test_the_names_of_jobs_cannot_be_guessed(tmp_path, gate):
     ("error", "message"),
     [
         (UserError("{upload}: no video stream; give a video file"), "This file: no video stream; give a video file"),
-        (OSError(28, "No space left on device"), "The server cannot go on: No space left on device."),
-        (ZeroDivisionError("secret detail"), "Something went wrong inside"),
+        (OSError(28, "No space left on device"), "The server failed: No space left on device."),
+        (ZeroDivisionError("secret detail"), "The server failed on this video"),
     ],
 )
 def test_a_failure_is_a_message_without_paths_and_the_next_job_runs(tmp_path, capsys, error, message):
@@ -141,14 +141,14 @@ def test_a_job_whose_page_has_gone_is_forgotten_and_one_whose_page_is_there_is_n
     gone, there, sending = uploaded(jobs), uploaded(jobs), jobs.admit(None)
     now = time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: now + module.LOST_AFTER + 1)
-    there.hear()
+    there.seen = module.time.monotonic()
     jobs.sweep()
     assert jobs.get(gone.id) is None and jobs.get(there.id) is there and jobs.get(sending.id) is sending
     until(lambda: there.state == "reading")
     jobs.close()
 
 
-def test_a_result_that_nobody_fetches_goes_after_a_while(tmp_path, gate, monkeypatch):
+def test_a_result_that_is_not_fetched_is_removed_after_a_while(tmp_path, gate, monkeypatch):
     gate.set()
     jobs = queue_of(tmp_path, blocking(gate))
     job = uploaded(jobs)
@@ -157,17 +157,18 @@ def test_a_result_that_nobody_fetches_goes_after_a_while(tmp_path, gate, monkeyp
     for later, kept in [(module.KEEP - 1, True), (module.KEEP + 1, False)]:
         monkeypatch.setattr(module.time, "monotonic", lambda later=later: ended + later)
         jobs.sweep()
-        assert (jobs.get(job.id) is job) == kept == job.picture.exists()
+        assert (jobs.get(job.id) is job) == kept == job.playback.exists()
     monkeypatch.undo()
     jobs.close()
 
 
 def test_closing_ends_the_running_job_and_removes_all_files(tmp_path, gate):
-    jobs = queue_of(tmp_path, blocking(gate))
+    order = []
+    jobs = queue_of(tmp_path, blocking(gate, order))
     running, waiting = uploaded(jobs), uploaded(jobs)
     until(lambda: running.state == "reading")
     jobs.close()
     assert not list(tmp_path.iterdir())
-    assert running.state == "failed" and waiting.state == "waiting"
+    assert running.state == waiting.state == "failed" and order == [running]
     with pytest.raises(Busy):
         jobs.admit(None)

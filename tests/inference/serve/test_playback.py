@@ -47,7 +47,7 @@ def test_the_first_frames_choose_the_scale_and_it_stays(tmp_path):
     assert len(frames_of(tmp_path / "a.webm")) == 100
 
 
-def test_noise_is_not_blown_up_into_colour(tmp_path):
+def test_noise_is_not_enlarged_into_colour(tmp_path):
     with Playback(tmp_path / "a.webm") as playback:
         for place in range(3):
             playback.add(place / 25, still(), moving(x=0.01))
@@ -78,7 +78,7 @@ def test_time_stamps_that_stand_still_do_no_harm(tmp_path):
     assert len(frames_of(tmp_path / "a.webm")) == 4
 
 
-def test_an_error_on_the_way_is_passed_on(tmp_path):
+def test_an_error_in_the_block_is_raised(tmp_path):
     with pytest.raises(KeyError), Playback(tmp_path / "a.webm") as playback:
         playback.add(0.0, still(), None)
         raise KeyError

@@ -8,7 +8,7 @@ from twostream.inference.serve.prediction import describe, make_work, measure
 
 
 def job_of(tmp_path, video, every=None):
-    return Job("x", video, tmp_path / "picture.webm", every)
+    return Job("x", video, tmp_path / "playback.webm", every)
 
 
 def test_a_job_gets_every_window_and_their_mean(tmp_path):
@@ -16,19 +16,19 @@ def test_a_job_gets_every_window_and_their_mean(tmp_path):
     job = job_of(tmp_path, write_video(tmp_path / "a.mp4", moving_texture(60)), every=1.0)
     make_work(predictor, 60)(job)
     assert [(w["start"], w["end"], w["frames"]) for w in job.windows] == [(0, 1, 25), (1, 2, 25), (2, 2.4, 10)]
-    assert {name: len(values) for name, values in job.windows[0]["opinions"].items()} == {
+    assert {name: len(values) for name, values in job.windows[0]["probabilities"].items()} == {
         "spatial": 6,
         "temporal": 6,
         "fusion": 6,
     }
     sure = 2.718281828**6 / (2.718281828**6 + 5)  # the softmax of (6, 0, 0, 0, 0, 0)
-    assert job.windows[1]["opinions"]["fusion"][1] == pytest.approx(sure, abs=1e-4)
+    assert job.windows[1]["probabilities"]["fusion"][1] == pytest.approx(sure, abs=1e-4)
     expected = [(sure + 2 * (1 - sure) / 5) / 3] * 3 + [(1 - sure) / 5] * 3
     assert job.result["overall"]["fusion"] == pytest.approx(expected, abs=1e-4)
     assert job.result["seconds"] == pytest.approx(2.4) and job.result["frames"] == 60
     assert job.result["full_colour_px"] == pytest.approx(2.0)
     assert job.result["warning"] == ""
-    assert job.progress == 1.0 and job.picture.stat().st_size > 0
+    assert job.progress == 1.0 and job.playback.stat().st_size > 0
 
 
 def test_a_cancelled_job_ends_at_the_next_frame(tmp_path):
@@ -56,7 +56,7 @@ def test_a_video_that_is_cut_short_is_taken_with_a_warning(tmp_path, ending):
     whole = write_video(tmp_path / f"a.{ending}", moving_texture(100)).read_bytes()
     (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) * 2 // 3])
     packets, warning = measure(tmp_path / f"cut.{ending}", 10)
-    assert 2 < packets < 80 and warning == f"The file is cut short: about {packets} % of the video is there."
+    assert 2 < packets < 80 and warning == f"The file is cut short: it holds about {packets} % of the video."
 
 
 def test_a_long_video_is_refused_by_its_header_and_by_its_packets(tmp_path):
@@ -67,13 +67,13 @@ def test_a_long_video_is_refused_by_its_header_and_by_its_packets(tmp_path):
             measure(long, limit)
 
 
-def test_what_is_no_video_is_refused_in_one_line(tmp_path):
+def test_a_file_without_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "text").write_text("not a video\n" * 100)
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 40)
     for path in (tmp_path / "text", tmp_path / "noise", write_audio(tmp_path / "sound.mkv")):
-        with pytest.raises(UserError, match="video") as said:
+        with pytest.raises(UserError, match="video") as caught:
             measure(path, 10)
-        assert str(path) not in str(said.value) and "\n" not in str(said.value)
+        assert str(path) not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_measuring_can_be_cancelled(tmp_path):
         measure(write_video(tmp_path / "a.mp4", moving_texture(5)), 10, check)
 
 
-def test_each_opinion_has_the_colour_that_the_report_gives_it():
+def test_each_stream_has_the_colour_that_the_report_gives_it():
     streams = {"a": "flow", "b": "rgb", "c": "flow", "d": "rgb"}
-    tokens = {one["name"]: one["token"] for one in describe(StandIn(streams=streams))["opinions"]}
+    tokens = {source["name"]: source["token"] for source in describe(StandIn(streams=streams))["sources"]}
     assert tokens == {"a": "flow", "b": "rgb", "c": "extra1", "d": "extra2", "fusion": "fusion"}
 
 
-def test_class_names_are_made_fit_to_be_shown():
+def test_class_names_are_made_printable():
     assert describe(StandIn(classes=["a\nb", "\u202eevil", "ok"]))["classes"] == ["a␊b", "\ufffdevil", "ok"]

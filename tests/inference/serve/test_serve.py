@@ -1,4 +1,4 @@
-"""`serve` as a process: what it says, and that it leaves nothing, however it is ended."""
+"""`serve` as a process: its output, and that no file remains, however it ends."""
 
 import http.client
 import os

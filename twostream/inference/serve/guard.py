@@ -1,4 +1,4 @@
-"""What stands before every request: whom the page answers, and the headers that tie a browser's hands."""
+"""Middleware that refuses requests of other sites and sets security headers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware that refuses requests of other sites, in whatever way they come, and sets the headers of safety.
+    """Refuses two kinds of requests, and adds security headers to every response.
 
-    - A name that an attacker makes resolve to this machine (DNS rebinding) is refused: only `localhost`, `host` and
-      plain addresses may stand in `Host`; what machine an address means is not for an attacker to say.
-    - A request that changes something and was sent by a page of another origin is refused.
+    - DNS rebinding, where an attacker's name resolves to this machine: `Host` may be `localhost`, `host` or a plain IP
+      address, which an attacker cannot redirect.
+    - A page of another origin that sends a request which changes something.
 
     Args:
-        app: what is guarded.
-        host: the name or address that the server was told to listen on.
+        app: the application behind it.
+        host: the name or address that the server listens on.
     """
 
     def __init__(self, app: ASGIApp, host: str):
@@ -47,17 +47,18 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         answer = PlainTextResponse(refusal, status_code=403) if refusal else self._app
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, method: str, headers: Headers) -> str:
+        """Return why a request is refused, or ""."""
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or "" if _sane(host) else ""
+        # Only characters that no URL parser reads differently from another.
+        sane = all(character.isalnum() or character in ".-_:[]" for character in host)
+        name = (urlsplit(f"//{host}").hostname if sane else "") or ""
         if name not in self._names and not _is_address(name):
             return "This address is not one of this server."
         if method in ("GET", "HEAD"):
@@ -66,11 +67,6 @@ class Guard:
         if (origin is not None and urlsplit(origin).netloc != host) or site not in ("same-origin", "none"):
             return "Requests of other sites are refused."
         return ""
-
-
-def _sane(host: str) -> bool:
-    """Whether a Host header is a name or address and a port, nothing that a URL parser could read differently."""
-    return bool(host) and all(character.isalnum() or character in ".-_:[]" for character in host)
 
 
 def _is_address(name: str) -> bool:

@@ -1,9 +1,9 @@
-// The page's behaviour: one video at a time goes to the server, and what it says of it is drawn as it comes.
+// The page: send one video at a time to the server and draw its predictions as they arrive.
 "use strict";
 
 const TOP = 5;
 const SVG = "http://www.w3.org/2000/svg";
-// As in the report: appearance is round, motion a triangle, fusion a diamond, further streams squares.
+// As in the report: appearance is a circle, motion a triangle, fusion a diamond, further streams squares.
 const MARKS = {
   rgb: "M0 5a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
   flow: "M5 0l5.5 10h-11z",
@@ -14,16 +14,20 @@ const SQUARE = "M1 1h8v8h-8z";
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(share >= 0.1 || share < 0.0005 ? 0 : 1)} %`;
 const seconds = (time) => `${time.toFixed(time < 100 ? 1 : 0)} s`;
-const span = (time) => (time >= 120 && time % 60 === 0 ? `${time / 60} minutes` : `${time} seconds`);
+const megabytes = (bytes) => `${+(bytes / 1e6).toFixed(1)} MB`;
 
-let model = null; // what the server knows: classes, opinions, limits
-let job = null; // the video in hand, until its results give way to the next
+let model = null; // from the server: classes, sources (the streams and the fusion), limits
+let job = null; // the video that is sent, predicted or shown
 let shown = { windows: [], overall: null, length: 0, current: -1, cursors: [] };
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
   return made;
+}
+
+function text(name, content, className = "") {
+  return element(name, { textContent: content, className });
 }
 
 function drawing(name, attributes, ...children) {
@@ -33,46 +37,39 @@ function drawing(name, attributes, ...children) {
   return made;
 }
 
-function mark(token) {
-  const path = drawing("path", { d: MARKS[token] ?? SQUARE });
-  return drawing("svg", { class: "mark", viewBox: "-1 -1 12 12", "aria-hidden": "true" }, path);
-}
-
 function ranked(probabilities) {
-  const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
-  return order.slice(0, TOP);
+  return [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, TOP);
 }
 
 // --- sending a video ---------------------------------------------------------------------------------------------
 
-function ask(file) {
-  if (at("ask").disabled) return;
+function send(file) {
+  if (at("upload").disabled) return;
   clear();
   if (file.size > model.max_bytes) {
-    fail(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; this page takes up to ${model.max_bytes / 1e6} MB.`);
+    fail(`${file.name} has ${megabytes(file.size)}; this page takes up to ${megabytes(model.max_bytes)}.`);
     return;
   }
   const mine = (job = { name: file.name, id: null, request: new XMLHttpRequest(), events: null });
   working(`Sending ${file.name} …`);
-  const { request } = mine; // not fetch(), which does not tell how much is sent
+  const { request } = mine; // not fetch(), which does not report the progress of an upload
   request.upload.onprogress = (event) => event.lengthComputable && advance(event.loaded / event.total);
   request.onerror = () => job === mine && fail("The server did not take the file. Is `twostream serve` still running?");
   request.onload = () => {
     if (job !== mine) return;
-    const answer = parsed(request.responseText);
-    if (request.status === 201) follow(mine, answer.id);
-    else fail(answer.error ?? `The server refused the file (${request.status}).`);
+    if (request.status === 201) follow(mine, JSON.parse(request.responseText).id);
+    else fail(refusal(request));
   };
   request.open("POST", `/jobs?every=${encodeURIComponent(at("every").value)}`);
   request.setRequestHeader("Content-Type", "application/octet-stream");
   request.send(file);
 }
 
-function parsed(text) {
+function refusal(request) {
   try {
-    return JSON.parse(text);
+    return JSON.parse(request.responseText).error;
   } catch {
-    return {};
+    return `The server refused the file (${request.status}).`;
   }
 }
 
@@ -83,7 +80,7 @@ function follow(mine, id) {
     shown.windows.push(JSON.parse(event.data));
     schedule();
   });
-  mine.events.addEventListener("state", (event) => tell(mine, JSON.parse(event.data)));
+  mine.events.addEventListener("state", (event) => showState(mine, JSON.parse(event.data)));
   mine.events.onerror = () => {
     mine.lost ??= setTimeout(() => job === mine && fail("The connection to the server is lost."), 8000);
   };
@@ -93,14 +90,14 @@ function follow(mine, id) {
   };
 }
 
-function tell(mine, now) {
+function showState(mine, now) {
   if (now.state === "waiting") {
     const before = ["no video is", "one video is"][now.ahead] ?? `${now.ahead} videos are`;
     working(`Waiting: ${before} before yours.`);
   } else if (now.state === "reading") {
     working("Reading the video …");
   } else if (now.state === "running") {
-    working(`Judging ${mine.name} …`);
+    working(`Predicting ${mine.name} …`);
     advance(now.progress);
   } else if (now.state === "failed") {
     fail(now.message);
@@ -115,28 +112,28 @@ async function finish(mine, result) {
   shown.length = result.seconds;
   at("warning").textContent = result.warning;
   at("warning").hidden = !result.warning;
-  const film = await fetched(`/jobs/${mine.id}/video`);
+  const video = await fetchVideo(mine.id);
   if (job !== mine) return;
-  if (film) {
-    mine.film = URL.createObjectURL(film);
-    at("video").src = mine.film;
-    at("film").hidden = false;
+  if (video) {
+    mine.video = URL.createObjectURL(video);
+    at("video").src = mine.video;
+    at("playback").hidden = false;
     at("time").max = result.seconds;
     at("scale").textContent = `Full colour: ${result.full_colour_px.toFixed(1)} pixels from one frame to the next.`;
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) at("video").play().catch(() => {});
   }
-  forget(mine.id); // the page has all of it; the server need keep nothing
+  forget(mine.id); // the page has everything; the server can delete it
   draw();
-  const sure = ranked(result.overall.fusion)[0];
-  idle(`Done: ${model.classes[sure]}, ${percent(result.overall.fusion[sure])}.`, at("verdict"));
+  const best = ranked(result.overall.fusion)[0];
+  idle(`Done: ${model.classes[best]}, ${percent(result.overall.fusion[best])}.`, at("verdict"));
 }
 
-async function fetched(address) {
+async function fetchVideo(id) {
   try {
-    const answer = await fetch(address);
+    const answer = await fetch(`/jobs/${id}/video`);
     return answer.ok ? await answer.blob() : null;
   } catch {
-    return null; // the server has gone; what it has said is shown all the same
+    return null; // the server has ended; the predictions are here already
   }
 }
 
@@ -144,15 +141,15 @@ function forget(id) {
   fetch(`/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
-// --- what is said about the work ---------------------------------------------------------------------------------
+// --- progress and problems ---------------------------------------------------------------------------------------
 
 function working(words) {
   at("problem").hidden = true;
   for (const id of ["job", "cancel", "progress"]) at(id).hidden = false;
-  if (at("said").textContent !== words) at("said").textContent = words; // or a screen reader would say it again
-  const asked = at("form").contains(document.activeElement);
-  at("ask").disabled = true;
-  if (asked) at("cancel").focus();
+  if (at("status").textContent !== words) at("status").textContent = words; // or screen readers would repeat it
+  const focused = at("form").contains(document.activeElement);
+  at("upload").disabled = true;
+  if (focused) at("cancel").focus();
   at("progress").removeAttribute("value");
 }
 
@@ -160,11 +157,11 @@ function advance(share) {
   at("progress").value = share;
 }
 
-// The focus goes from what vanishes to `next`, or a keyboard would have to start from the top of the page.
+// Move the focus from the button that disappears to `next`: otherwise a keyboard starts from the top of the page.
 function idle(words, next) {
-  at("ask").disabled = false;
+  at("upload").disabled = false;
   at("file").value = "";
-  at("said").textContent = words;
+  at("status").textContent = words;
   if (document.activeElement === at("cancel")) next.focus();
   for (const id of ["cancel", "progress"]) at(id).hidden = true;
 }
@@ -187,15 +184,15 @@ function cancel() {
 }
 
 function clear() {
-  if (job?.film) URL.revokeObjectURL(job.film);
+  if (job?.video) URL.revokeObjectURL(job.video);
   job = null;
   shown = { windows: [], overall: null, length: 0, current: -1, cursors: [] };
   at("video").removeAttribute("src");
   at("video").load();
-  for (const id of ["results", "film", "problem", "warning"]) at(id).hidden = true;
+  for (const id of ["results", "playback", "problem", "warning"]) at(id).hidden = true;
 }
 
-// --- the results -------------------------------------------------------------------------------------------------
+// --- results -----------------------------------------------------------------------------------------------------
 
 let scheduled = false;
 function schedule() {
@@ -215,100 +212,83 @@ function draw() {
   at("results").hidden = false;
   at("verdict").textContent = model.classes[ranked(overall.fusion)[0]];
   at("name").textContent = job.name;
-  at("tiles").replaceChildren(...model.opinions.map((one) => tile(one, overall[one.name])));
+  at("tiles").replaceChildren(...model.sources.map((source) => tile(source, overall[source.name])));
   at("hint").textContent =
     windows.length === 1
-      ? "The video was judged as one piece; a shorter window above shows how the opinions change."
-      : "The height is the probability of a class in each window; a click goes there.";
+      ? "The video is one window; choose shorter windows to see how the predictions change."
+      : "The height is the probability of a class in each window; click to go there.";
   shown.cursors = [];
-  at("strips").replaceChildren(...model.opinions.map((one) => strip(one, overall[one.name])));
-  numbers();
+  at("charts").replaceChildren(...model.sources.map((source) => chart(source, overall[source.name])));
+  fillTable();
   shown.current = -1;
   followTime();
 }
 
 function means(windows) {
-  return Object.fromEntries(
-    model.opinions.map(({ name }) => [
-      name,
-      model.classes.map((_, place) => windows.reduce((sum, one) => sum + one.opinions[name][place], 0) / windows.length),
-    ]),
-  );
+  const mean = (name, index) => windows.reduce((sum, each) => sum + each.probabilities[name][index], 0) / windows.length;
+  return Object.fromEntries(model.sources.map(({ name }) => [name, model.classes.map((_, index) => mean(name, index))]));
 }
 
-function tile(one, probabilities) {
+function tile({ token, label }, probabilities) {
   const best = ranked(probabilities)[0];
-  const parts = [["small", one.label], ["b", model.classes[best]], ["small", percent(probabilities[best])]];
-  return element("div", { className: `b-${one.token}` }, ...parts.map(([tag, text]) => element(tag, { textContent: text })));
+  const parts = [text("small", label), text("b", model.classes[best]), text("small", percent(probabilities[best]))];
+  return element("div", { className: `b-${token}` }, ...parts);
 }
 
-function heading(one) {
-  return element("h4", {}, mark(one.token), one.label);
+function heading({ token, label }) {
+  const mark = drawing("path", { d: MARKS[token] ?? SQUARE });
+  return element("h4", {}, drawing("svg", { class: "mark", viewBox: "-1 -1 12 12", "aria-hidden": "true" }, mark), label);
 }
 
-function card(one, probabilities) {
-  const items = ranked(probabilities).map((place) => {
+function className(index, css = "") {
+  return element("span", { textContent: model.classes[index], title: model.classes[index], className: css });
+}
+
+function card(source, probabilities) {
+  const items = ranked(probabilities).map((index) => {
     const bar = element("i");
-    bar.style.width = `${100 * probabilities[place]}%`;
-    return element(
-      "li",
-      {},
-      element("span", { textContent: model.classes[place], title: model.classes[place] }),
-      element("span", { textContent: percent(probabilities[place]) }),
-      element("span", { className: "bar", ariaHidden: "true" }, bar),
-    );
+    bar.style.width = `${100 * probabilities[index]}%`;
+    const value = text("span", percent(probabilities[index]));
+    return element("li", {}, className(index), value, element("span", { className: "bar", ariaHidden: "true" }, bar));
   });
-  return element("div", { className: `b-${one.token}` }, heading(one), element("ol", {}, ...items));
+  return element("div", { className: `b-${source.token}` }, heading(source), element("ol", {}, ...items));
 }
 
-function strip(one, overall) {
-  const rows = ranked(overall).map((place) => row(one, place, overall[place]));
-  const ends = element("span", { className: "axis" });
-  ends.append(element("span", { textContent: "0 s" }), element("span", { textContent: seconds(shown.length) }));
-  const axis = element("div", { className: "row axis-row", ariaHidden: "true" }, element("span", { className: "what" }), ends);
-  return element("div", { className: `b-${one.token}` }, heading(one), ...rows, axis);
+function chart(source, overall) {
+  const rows = ranked(overall).map((index) => row(source, index, overall[index]));
+  const ends = element("span", { className: "axis" }, text("span", "0 s"), text("span", seconds(shown.length)));
+  const axis = element("div", { className: "row", ariaHidden: "true" }, text("span", "", "what"), ends);
+  return element("div", { className: `b-${source.token}` }, heading(source), ...rows, axis);
 }
 
-function row(one, place, mean) {
+function row({ name, label }, index, mean) {
   const scale = 1000 / shown.length;
-  const values = shown.windows.map(({ opinions }) => opinions[one.name][place]);
+  const values = shown.windows.map(({ probabilities }) => probabilities[name][index]);
   const steps = shown.windows.map(
-    ({ start, end }, index) => `M${start * scale} 100V${100 - 100 * values[index]}H${end * scale}V100z`,
+    ({ start, end }, number) => `M${start * scale} 100V${100 - 100 * values[number]}H${end * scale}V100z`,
   );
   const highest = Math.max(...values);
   const peak = shown.windows[values.indexOf(highest)];
-  const said = `${one.label}, ${model.classes[place]}: ${percent(mean)} on average, at most ${percent(highest)} from ${seconds(peak.start)} to ${seconds(peak.end)}`;
+  const words = `${label}, ${model.classes[index]}: ${percent(mean)} on average, at most ${percent(highest)} from ${seconds(peak.start)} to ${seconds(peak.end)}`;
   const cursor = drawing("path", { class: "cursor", d: "M0 0V100", "vector-effect": "non-scaling-stroke" });
   const area = drawing("path", { class: "area", d: steps.join("") });
-  const box = { viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img", "aria-label": said };
+  const box = { viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img", "aria-label": words };
   shown.cursors.push(cursor);
-  return element(
-    "div",
-    { className: "row" },
-    element("span", { className: "what", textContent: model.classes[place], title: model.classes[place] }),
-    drawing("svg", box, area, cursor),
-    element("span", { className: "value", textContent: percent(mean) }),
-  );
+  const parts = [className(index, "what"), drawing("svg", box, area, cursor), text("span", percent(mean), "value")];
+  return element("div", { className: "row" }, ...parts);
 }
 
-function numbers() {
-  const titles = ["From", "To", ...model.opinions.map((one) => one.label)];
-  at("head").replaceChildren(
-    element("tr", {}, ...titles.map((title) => element("th", { scope: "col", textContent: title }))),
-  );
+function fillTable() {
+  const header = (words, scope) => element("th", { scope, textContent: words });
+  const titles = ["From", "To", ...model.sources.map(({ label }) => label)];
+  at("head").replaceChildren(element("tr", {}, ...titles.map((title) => header(title, "col"))));
   at("rows").replaceChildren(
-    ...shown.windows.map(({ start, end, opinions }) => {
-      const first = model.opinions.map(({ name }) => {
-        const best = ranked(opinions[name])[0];
-        return element("td", { textContent: `${model.classes[best]} ${percent(opinions[name][best])}` });
+    ...shown.windows.map(({ start, end, probabilities }) => {
+      const best = model.sources.map(({ name }) => {
+        const index = ranked(probabilities[name])[0];
+        return text("td", `${model.classes[index]} ${percent(probabilities[name][index])}`);
       });
-      return element(
-        "tr",
-        {},
-        element("th", { scope: "row", textContent: seconds(start) }),
-        element("td", { textContent: seconds(end) }),
-        ...first,
-      );
+      return element("tr", {}, header(seconds(start), "row"), text("td", seconds(end)), ...best);
     }),
   );
 }
@@ -318,18 +298,18 @@ function numbers() {
 function followTime() {
   const { windows, length, cursors } = shown;
   if (!windows.length) return;
-  const film = !at("film").hidden;
-  const time = film ? Math.min(at("video").currentTime, length) : windows.at(-1).start;
-  for (const cursor of cursors) cursor.setAttribute("d", film ? `M${(1000 * time) / length} 0V100` : "");
+  const plays = !at("playback").hidden;
+  const time = plays ? Math.min(at("video").currentTime, length) : windows.at(-1).start;
+  for (const cursor of cursors) cursor.setAttribute("d", plays ? `M${(1000 * time) / length} 0V100` : "");
   at("time").value = time;
   at("time").setAttribute("aria-valuetext", seconds(time));
   at("clock").textContent = `${seconds(time)} of ${seconds(length)}`;
   const current = Math.max(windows.findLastIndex(({ start }) => start <= time), 0);
   if (current === shown.current) return;
   shown.current = current;
-  const { start, end, opinions } = windows[current];
+  const { start, end, probabilities } = windows[current];
   at("moment").textContent = `Now: ${seconds(start)} to ${seconds(end)}`;
-  at("now").replaceChildren(...model.opinions.map((one) => card(one, opinions[one.name])));
+  at("now").replaceChildren(...model.sources.map((source) => card(source, probabilities[source.name])));
 }
 
 function tick() {
@@ -343,9 +323,9 @@ function toggle() {
 }
 
 function jump(event) {
-  const chart = event.target.closest(".row svg");
-  if (!chart || at("film").hidden || !(event.buttons & 1)) return;
-  const { left, width } = chart.getBoundingClientRect();
+  const clicked = event.target.closest(".row svg");
+  if (!clicked || at("playback").hidden || !(event.buttons & 1)) return;
+  const { left, width } = clicked.getBoundingClientRect();
   at("video").currentTime = Math.min(Math.max((event.clientX - left) / width, 0), 1) * shown.length;
 }
 
@@ -353,9 +333,9 @@ function jump(event) {
 
 function listen() {
   at("form").addEventListener("submit", (event) => event.preventDefault());
-  at("file").addEventListener("change", () => at("file").files.length && ask(at("file").files[0]));
+  at("file").addEventListener("change", () => at("file").files.length && send(at("file").files[0]));
   at("cancel").addEventListener("click", cancel);
-  // Anywhere on the page: a video that misses the field would otherwise replace the page.
+  // On the whole page: a browser opens a video that is dropped beside the field.
   addEventListener("dragover", (event) => {
     event.preventDefault();
     at("drop").classList.add("over");
@@ -364,7 +344,7 @@ function listen() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     at("drop").classList.remove("over");
-    if (event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
   });
   at("play").addEventListener("click", toggle);
   at("video").addEventListener("click", toggle);
@@ -373,16 +353,15 @@ function listen() {
     at("video").addEventListener(kind, () => (at("play").textContent = at("video").paused ? "Play" : "Pause"));
   at("time").addEventListener("input", () => (at("video").currentTime = at("time").value));
   for (const kind of ["seeked", "timeupdate", "loadeddata"]) at("video").addEventListener(kind, followTime);
-  for (const kind of ["pointerdown", "pointermove"]) at("strips").addEventListener(kind, jump);
+  for (const kind of ["pointerdown", "pointermove"]) at("charts").addEventListener(kind, jump);
 }
 
 async function start() {
   listen();
-  const answer = await fetch("/model");
-  model = await answer.json();
-  at("limits").textContent = `Up to ${model.max_bytes / 1e6} MB and ${span(model.max_seconds)}.`;
+  model = await (await fetch("/model")).json();
+  at("limits").textContent = `Up to ${megabytes(model.max_bytes)} and ${model.max_seconds} seconds.`;
   at("classes").textContent = `${model.classes.length} classes: ${model.classes.join(", ")}.`;
-  at("ask").disabled = false;
+  at("upload").disabled = false;
 }
 
 start();
