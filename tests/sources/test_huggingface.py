@@ -81,6 +81,7 @@ def test_a_file_comes_from_the_pinned_commit_and_the_endpoint_of_the_environment
     assert Path(path).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_a_wrong_digest_or_size_deletes_the_file_and_is_one_line(tmp_path, endpoint):
     refused = fetch(endpoint, "videos.zip", tmp_path, sha256="0" * 64)
     assert f"has the SHA-256 {SHA256} instead of {'0' * 64}; it was deleted" in refused and "\n" not in refused
@@ -95,6 +96,7 @@ def test_a_file_that_does_not_exist_is_one_line(tmp_path, endpoint):
     assert "404" in refused and "\n" not in refused
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
     refused = fetch("http://127.0.0.1:9", "videos.zip", tmp_path)
     assert refused.startswith("refused: ") and "\n" not in refused
