@@ -1,4 +1,4 @@
-"""The demo data set: what is rendered, how it is named and split, and that one stream alone cannot tell its classes."""
+"""The demo data set: what is rendered, how it is named and split, and that its classes take both streams."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _lists(folder: Path) -> dict[int, dict[str, int]]:
-    """The split files by themselves, read as their format says: split -> file name -> 0, 1 or 2."""
+    """Read the split files by their format alone: split -> file name -> 0, 1 or 2."""
     lists: dict[int, dict[str, int]] = {1: {}, 2: {}, 3: {}}
     for path in (folder / "annotations").iterdir():
         number = int(re.fullmatch(r"\w+_test_split(\d)\.txt", path.name)[1])
@@ -156,16 +156,23 @@ def test_single_frames_hold_the_same_poses_in_every_motion() -> None:
         poses = [draw_pose(motion, 30, rng) for _ in range(1500)]
         for key in ("side", "crouch", "depth"):
             at = np.array([pose[key][17] for pose in poses])
-            # a uniform in 0.75..1: E[x^2] = E[a^2] / 2 = (1 - 0.75^3) / (3 * 0.25 * 2); the phase makes the mean 0.
-            assert abs(at.mean()) < 0.07  # 4 standard errors
-            assert np.mean(at**2) == pytest.approx((1 - 0.75**3) / 1.5, abs=0.035)
-            steps = np.array([np.abs(np.diff(pose[key])).mean() for pose in poses])
-            swings = {"side": "sidestep", "crouch": "squat", "depth": "approach"}[key] == motion
-            assert steps.min() > 0.1 if swings else steps.max() < 0.05
+            # a uniform in 0.5..1: E[x^2] = E[a^2] / 2 = (1 - 0.5^3) / (3 * 0.5 * 2); the phase makes the mean 0.
+            assert abs(at.mean()) < 0.06  # 4 standard errors
+            assert np.mean(at**2) == pytest.approx((1 - 0.5**3) / 3, abs=0.03)
 
 
-def test_frames_tell_the_thing_but_not_the_motion_and_flow_the_motion_but_not_the_thing() -> None:
-    """Ridge regression on a few numbers a clip, trained on seven groups and tested on the other seven."""
+def test_the_coordinate_of_the_motion_moves_more_than_the_others() -> None:
+    coordinates = {"approach": "depth", "sidestep": "side", "squat": "crouch"}
+    rng = np.random.default_rng(7)
+    for motion, swings in coordinates.items():
+        for _ in range(500):
+            pose = draw_pose(motion, 30, rng)
+            steps = {key: np.abs(np.diff(pose[key])).mean() for key in coordinates.values()}
+            assert steps.pop(swings) > max(steps.values())
+
+
+def test_frames_show_the_thing_but_not_the_motion_and_flow_shows_the_motion_but_not_the_thing() -> None:
+    """Ridge regression on a few numbers per clip, trained on seven groups and tested on the other seven."""
     demo = Demo(groups=14, takes=1, frames=20, width=96, height=72)
     looks, moves, motions, things, trained = [], [], [], [], []
     for group in range(14):
@@ -179,9 +186,9 @@ def test_frames_tell_the_thing_but_not_the_motion_and_flow_the_motion_but_not_th
                 trained.append(group % 2 == 0)
     train = np.array(trained)
     # 63 test clips: chance is 1/3 with a standard error of 0.06.
-    assert _ridge_accuracy(looks, things, train) > 0.85
+    assert _ridge_accuracy(looks, things, train) > 0.8
     assert _ridge_accuracy(looks, motions, train) < 0.55
-    assert _ridge_accuracy(moves, motions, train) > 0.9
+    assert _ridge_accuracy(moves, motions, train) > 0.8
     assert _ridge_accuracy(moves, things, train) < 0.6
 
 

@@ -1,13 +1,13 @@
-"""The demo data set: rendered clips whose class is a motion times a thing, so that one stream alone cannot tell it.
+"""The demo data set: rendered clips whose class is a motion times a thing, so that it takes both streams.
 
-A single frame tells the thing but not the motion, as `pose.py` explains; optical flow tells the motion but hardly
-the thing, as `prop.py` explains. This module names, splits and files the clips that the other modules draw.
+A single frame shows the thing but not the motion, see `pose.py`; optical flow shows the motion but hardly the thing,
+see `prop.py`. Passers-by, a moving camera, noise, and things of unusual colours make mistakes possible. This module
+names, splits and files the clips that the other modules draw.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from twostream import params
+from twostream.core.files import atomic_path
 from twostream.core.parallel import unordered
 from twostream.datasets.demo.shot import Shot
 from twostream.errors import UserError
@@ -32,23 +33,18 @@ CLASSES = tuple(f"{motion}_{thing}" for motion in MOTIONS for thing in THINGS)
 FPS = 25
 SPLITS = (1, 2, 3)
 
-# HMDB51's file names hold all of these characters, and tools that glob or build shell strings break on them.
-# A place is drawn by the function of its name; the titles are its sources.
-PLACES = {
-    "park": ("Anna_&_Tom_in_the_park", "Picnic;_take_two!"),
-    "street": ("Old brick street (evening)", "Baker's_corner"),
-    "room": ("Grandma's_living_room_[home]", "Room_#9_for_$5"),
-    "beach": ("Beach_day!_[super8]", "Sun & sand (part 2)"),
-    "hall": ("School_gym_#3", "Tuesday_class;_hall_B"),
-    "rooftop": ("Rooftop at dusk (raw)", "Tom's_skyline"),
+# The sources of the groups, by the place that they are filmed in. HMDB51's file names hold all of these characters,
+# and tools that glob or build shell strings break on them.
+SOURCES = {
+    "park": ("Anna_&_Tom_in_the_park", "Picnic;_take_two!", "Spring_[super8]", "Meadow #3 (raw)"),
+    "room": ("Grandma's_living_room", "Room_#9_for_$5", "Sofa & rug (part 2)", "TV_night;_at_Tom's"),
 }
-
 QUANTISER = {"goo": 3, "med": 4, "bad": 7}  # of the codec, by HMDB51's qualities: good, medium, bad
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip to render: everything else about it follows from these numbers and the seed."""
+    """One clip to render: everything else about it follows from these values and the seed."""
 
     motion: str
     thing: str
@@ -64,8 +60,8 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
     """Render all clips to `videos/<class>/<name>.avi` and write three official splits to `annotations`.
 
     There are `groups * takes * 9` clips of `frames` +- 25 % frames, and at least 4. The names are those of HMDB51,
-    `<source>_<class>_<body>_<camera>_np1_<view>_<quality>_<number>.avi`, and tell what was drawn. `scratch` is not
-    used. Clips are rendered by `workers` processes (0: one a core), whose number changes no byte.
+    `<source>_<class>_<body>_<camera>_np<people>_<view>_<quality>_<number>.avi`, and describe what was drawn. `scratch`
+    is not used. Clips are rendered by `workers` processes (0: one per core), whose number changes no byte.
 
     Raises:
         OSError: the disk is full or the folders cannot be written.
@@ -80,7 +76,7 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
 
 
 def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """The clips and splits that :func:`fetch` made; a group is an actor in a place, the source part of the file name.
+    """Return the clips and splits that :func:`fetch` made; a group is an actor in a place.
 
     Raises:
         UserError: a split file is missing or damaged.
@@ -107,38 +103,34 @@ def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Datase
 
 
 def source_of(group: int) -> str:
-    """The source part of the file names of a group; no two groups share one."""
-    titles = list(PLACES.values())
-    turn, place = divmod(group, len(titles))
-    again, title = divmod(turn, 2)
-    return titles[place][title] + (f"_{again + 1}" if again else "")
+    """Return the source part of the file names of a group; no two groups share one."""
+    turn, place = divmod(group, len(SOURCES))
+    titles = list(SOURCES.values())[place]
+    again, title = divmod(turn, len(titles))
+    return titles[title] + (f"_{again + 1}" if again else "")
 
 
 def render(clip: Clip, demo: params.Demo, seed: int) -> Iterator[np.ndarray]:
-    """The frames of a clip before the codec, uint8 `[H, W, 3]` RGB, one at a time."""
+    """Yield the frames of a clip before the codec, uint8 `[H, W, 3]` RGB."""
     return _shot(clip, demo, seed).frames()
 
 
 def _shot(clip: Clip, demo: params.Demo, seed: int) -> Shot:
-    place = list(PLACES)[clip.group % len(PLACES)]
-    # The group's generator is seeded without the class: an actor and a place say nothing about what is done there.
+    place = list(SOURCES)[clip.group % len(SOURCES)]
+    # The group's generator is seeded without the class: an actor and a place reveal nothing about the class.
     group_seed = [seed, 1, clip.group]
     own_seed = [seed, 2, clip.group, clip.take, CLASSES.index(clip.label)]
     return Shot(demo, clip.motion, clip.thing, place, group_seed, own_seed)
 
 
-def _name_of(clip: Clip, shot: Shot) -> str:
-    camera = "cm" if shot.shaky else "nm"
-    return f"{source_of(clip.group)}_{clip.label}_f_{camera}_np1_{shot.view}_{shot.quality}_{clip.take}.avi"
-
-
 def _film(clip: Clip, demo: params.Demo, seed: int, videos: Path) -> tuple[Clip, str]:
-    """Render one clip to its file; returns the clip and the file's name."""
+    """Render one clip to its file; return the clip and the file's name."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the parallelism is over clips; frames are too small to share
     try:
         shot = _shot(clip, demo, seed)
-        name = _name_of(clip, shot)
+        camera, people = "cm" if shot.shaky else "nm", len(shot.people)
+        name = f"{source_of(clip.group)}_{clip.label}_f_{camera}_np{people}_{shot.view}_{shot.quality}_{clip.take}.avi"
         _encode(shot.frames(), videos / clip.label / name, demo.width, demo.height, QUANTISER[shot.quality])
     finally:
         cv2.setNumThreads(threads)
@@ -146,10 +138,12 @@ def _film(clip: Clip, demo: params.Demo, seed: int, videos: Path) -> tuple[Clip,
 
 
 def _encode(frames: Iterable[np.ndarray], path: Path, width: int, height: int, quantiser: int) -> None:
-    """An Xvid-style AVI; one thread and the bitexact flags keep timing and the library's version out of the bytes."""
-    beside = path.with_name(path.name + ".part")
-    with av.open(str(beside), "w", format="avi", options={"fflags": "+bitexact"}) as container:
-        options = {"flags": "+bitexact+qscale", "global_quality": str(quantiser * 118), "g": "12"}  # 118: FF_QP2LAMBDA
+    """Write an Xvid-style AVI; one thread and the bitexact flags keep timing and the library's version out of it."""
+    options = {"flags": "+bitexact+qscale", "global_quality": str(quantiser * 118), "g": "12"}  # 118: FF_QP2LAMBDA
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), "w", format="avi", options={"fflags": "+bitexact"}) as container,
+    ):
         stream = container.add_stream("mpeg4", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.codec_tag = "XVID"
@@ -157,12 +151,10 @@ def _encode(frames: Iterable[np.ndarray], path: Path, width: int, height: int, q
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(beside, path)
 
 
 def _write_splits(names: dict[Clip, str], groups: int, seed: int, annotations: Path) -> None:
-    """HMDB51's split files: `<file name> <1 train | 2 test>`. Every group is tested in one of the three splits."""
-    annotations.mkdir(parents=True, exist_ok=True)
+    """Write HMDB51's split files: `<file name> <1 train | 2 test>`; every group is tested in one split."""
     order = np.random.default_rng([seed, 3]).permutation(groups)
     for number in SPLITS:
         tested = set(order[number - 1 :: len(SPLITS)].tolist())
@@ -170,10 +162,8 @@ def _write_splits(names: dict[Clip, str], groups: int, seed: int, annotations: P
             lines = sorted(
                 f"{name} {2 if clip.group in tested else 1}\n" for clip, name in names.items() if clip.label == label
             )
-            path = annotations / f"{label}_test_split{number}.txt"
-            beside = path.with_name(path.name + ".part")
-            beside.write_text("".join(lines), encoding="utf-8", newline="\n")
-            os.replace(beside, path)
+            with atomic_path(annotations / f"{label}_test_split{number}.txt") as path:
+                path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _read_split(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """Colours, shapes, shadows and textures, painted into a canvas.
 
-A canvas is uint8 `[H, W, 3]` RGB and changed in place; places on it are pixels `(x, y)`, colours are RGB in 0 to 1.
+A canvas is uint8 `[H, W, 3]` RGB and changed in place; positions on it are pixels `(x, y)`, colours are RGB in 0 to 1.
 """
 
 from __future__ import annotations
 
 import colorsys
 import functools
+import math
 
 import cv2
 import numpy as np
@@ -15,34 +16,35 @@ Colour = tuple[float, float, float]
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """The colour of a hue in turns, of any sign."""
+    """Return the colour of a hue in turns, of any sign."""
     return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
 
 
 def mix(a: Colour, b: Colour, part: float) -> Colour:
-    """`a` where `part` is 0, `b` where it is 1."""
-    return tuple(x + (y - x) * part for x, y in zip(a, b, strict=True))
+    """Return `a` where `part` is 0, `b` where it is 1, and mixtures in between."""
+    return (a[0] + (b[0] - a[0]) * part, a[1] + (b[1] - a[1]) * part, a[2] + (b[2] - a[2]) * part)
 
 
 def dim(colour: Colour, gain: float) -> Colour:
-    """The colour darker, or lighter where `gain` is over 1."""
-    return tuple(min(1.0, channel * gain) for channel in colour)
+    """Return the colour darkened, or lightened if `gain` is over 1."""
+    return (min(1.0, colour[0] * gain), min(1.0, colour[1] * gain), min(1.0, colour[2] * gain))
 
 
+@functools.lru_cache(1024)
 def _bytes(colour: Colour) -> tuple[int, ...]:
     return tuple(round(255 * channel) for channel in colour)
 
 
 @functools.cache
 def _arc(start: float, stop: float, points: int) -> np.ndarray:
-    """Points of the unit circle, `[points, 2]`, from angle `start` to `stop` in turns."""
+    """Return points of the unit circle, `[points, 2]`, from angle `start` to `stop` in turns."""
     angles = 2 * np.pi * np.linspace(start, stop, points)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def circle(radius: float, points: int = 32) -> np.ndarray:
-    """Points of a circle about the origin, `[points, 2]`."""
-    return radius * _arc(0, 1 - 1 / points, points)
+def circle(radius: float) -> np.ndarray:
+    """Return 32 points of a circle about the origin, `[32, 2]`."""
+    return radius * _arc(0, 31 / 32, 32)
 
 
 def fill(canvas: np.ndarray, points: np.ndarray, colour: Colour) -> None:
@@ -55,27 +57,19 @@ def disc(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: Colour) 
 
 
 def capsule(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, radius_a: float, radius_b: float, colour: Colour) -> None:
-    """A limb: two discs and all between them."""
-    x, y = (b - a) / max(float(np.hypot(*(b - a))), 1e-9)
-    arc = _arc(0.25, 0.75, 11) @ np.array([[x, y], [-y, x]])  # the far half of the disc at `a`
-    fill(canvas, np.concatenate([a + arc * radius_a, b - arc * radius_b]), colour)
+    """Draw a limb: two discs and everything between them."""
+    dx, dy = float(b[0] - a[0]), float(b[1] - a[1])
+    length = max(math.hypot(dx, dy), 1e-9)
+    arc = _arc(0.25, 0.75, 11) @ np.array([[dx, dy], [-dy, dx]])  # the far half of the disc at `a`
+    fill(canvas, np.concatenate([a + arc * (radius_a / length), b - arc * (radius_b / length)]), colour)
 
 
 def box(canvas: np.ndarray, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
     fill(canvas, np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), colour)
 
 
-def rounded(
-    canvas: np.ndarray, left: float, top: float, right: float, bottom: float, radius: float, colour: Colour
-) -> None:
-    """A box whose corners have a radius."""
-    inner = [(x, y) for x in (left + radius, right - radius) for y in (top + radius, bottom - radius)]
-    points = np.concatenate([np.array(corner) + circle(radius, 16) for corner in inner]).astype(np.float32)
-    fill(canvas, cv2.convexHull(points)[:, 0], colour)
-
-
 def shadow(canvas: np.ndarray, centre: np.ndarray, half_width: float, half_height: float) -> None:
-    """A soft dark ellipse on the ground."""
+    """Draw a soft dark ellipse on the ground."""
     left, top = np.maximum(np.floor(centre - (half_width, half_height)).astype(int), 0)
     right, bottom = np.maximum(np.ceil(centre + (half_width, half_height)).astype(int) + 1, 0)
     patch = canvas[top:bottom, left:right]
@@ -87,7 +81,7 @@ def shadow(canvas: np.ndarray, centre: np.ndarray, half_width: float, half_heigh
 def gradient(
     canvas: np.ndarray, top: float, bottom: float, upper: Colour, lower: Colour, left: float = 0, right: float = np.inf
 ) -> None:
-    """Fill a rectangle, `upper` colour at its top to `lower` at its bottom."""
+    """Fill a rectangle with the colours from `upper` at its top to `lower` at its bottom."""
     height, width = canvas.shape[:2]
     first, last = (round(min(max(y, 0), height)) for y in (top, bottom))
     start, stop = (round(min(max(x, 0), width)) for x in (left, right))
@@ -97,7 +91,7 @@ def gradient(
 
 
 def roughen(canvas: np.ndarray, top: float, bottom: float, strength: float, rng: np.random.Generator) -> None:
-    """Texture that belongs to the ground or wall: noise at three scales, `strength` grey levels."""
+    """Add the texture of ground or wall: noise at three scales, `strength` grey levels."""
     area = canvas[round(top) : round(bottom)]
     height, width = area.shape[:2]
     grain = np.zeros((height, width), np.float32)

@@ -1,9 +1,9 @@
-"""How a figure moves: the pose over time, whose single frames cannot tell the motion.
+"""How a figure moves: the pose over time, whose single frames do not show the motion.
 
 A figure's pose is a point (side, crouch, depth), each coordinate `a sin(phase)` with its phase uniform over the
-circle. A motion is the one coordinate whose phase runs at about a cycle in 16 frames while the other two creep. At any
-one frame the joint distribution of the three is therefore the same for every motion: a single frame cannot tell the
-motion, however good the network.
+circle. The motion is the one coordinate that swings, with a cycle of 11 to 20 frames, while the other two drift. In
+any one frame the joint distribution of the three is therefore the same for every motion: no network can recognise the
+motion from a single frame.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ import numpy as np
 
 
 def draw_pose(motion: str, frames: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The figure's coordinates over time, `[T]` each in -1 to 1; the module's docstring says why only one swings."""
+    """Draw the figure's coordinates over time, `[T]` each in -1 to 1; see above why only one of three swings."""
     t = np.arange(frames)
-    tempo = 2 * np.pi / rng.uniform(13, 19)
+    tempo = 2 * np.pi / rng.uniform(11, 20)
 
-    def swing(fast: bool, low: float = 0.75) -> np.ndarray:
+    def coordinate(swings: bool, low: float = 0.5) -> np.ndarray:
         # Every draw is made for every motion, so that all motions use the same random numbers in the same way.
-        start, creep, amplitude = rng.uniform(0, 2 * np.pi), 2 * np.pi / rng.uniform(160, 320), rng.uniform(low, 1)
-        return amplitude * np.sin(start + rng.choice([-1, 1]) * (tempo if fast else creep) * t)
+        start, drift, amplitude = rng.uniform(0, 2 * np.pi), 2 * np.pi / rng.uniform(120, 300), rng.uniform(low, 1)
+        return amplitude * np.sin(start + rng.choice([-1, 1]) * (tempo if swings else drift) * t)
 
     return {
-        "side": swing(motion == "sidestep"),
-        "crouch": swing(motion == "squat"),
-        "depth": swing(motion == "approach"),
-        "stride": swing(motion != "squat", low=0.4),
-        "arm": swing(True, low=0.2),
-        "reach": swing(False, low=0.2),
-        "lean": swing(False, low=0.2),
+        "side": coordinate(motion == "sidestep"),
+        "crouch": coordinate(motion == "squat"),
+        "depth": coordinate(motion == "approach"),
+        "stride": coordinate(motion != "squat", low=0.4),
+        "arm": coordinate(True, low=0.2),
+        "reach": coordinate(False, low=0.2),
+        "lean": coordinate(False, low=0.2),
     }
+
+
+def walking_pose(frames: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw the coordinates over time, `[T]` each, of a person who walks upright and whose arms hang down."""
+    stride = np.sin(rng.uniform(0, 2 * np.pi) + np.arange(frames) * 2 * np.pi / rng.uniform(11, 16))
+    still = np.zeros(frames)
+    return {"crouch": still - 0.9, "stride": 2 * stride, "arm": 0.5 * stride, "reach": 0.5 * stride - 4, "lean": still}

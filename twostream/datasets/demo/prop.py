@@ -1,7 +1,7 @@
 """The thing in the hand: what it looks like and how it is drawn.
 
-It is held in a hand whose place and reach do not depend on it, at a size drawn alike for all things, and moves with the
-body: optical flow hardly tells the thing.
+Position and reach of the hand do not depend on the thing, nor does its size, and it moves with the body: optical flow
+hardly shows which thing it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twostream.datasets.demo.paint import Colour, capsule, dim, disc, fill, hsv,
 
 @dataclass(frozen=True)
 class Prop:
-    """The thing in the hand; `size` is a part of the body's height."""
+    """The thing in the hand; `size` is a fraction of the body's height."""
 
     thing: str
     size: float
@@ -25,20 +25,20 @@ class Prop:
 
     @staticmethod
     def draw(thing: str, rng: np.random.Generator) -> Prop:
-        hue = {"ball": 0.02, "flag": 0.36, "umbrella": 0.63}[thing] + rng.uniform(-0.05, 0.05)
-        colour = hsv(hue, rng.uniform(0.72, 0.95), rng.uniform(0.7, 0.95))
+        # Mostly red balls, green flags and blue umbrellas, but not always: shape counts as well.
+        hue = {"ball": 0.02, "flag": 0.36, "umbrella": 0.63}[thing] + rng.normal(0, 0.08)
+        colour = hsv(hue, rng.uniform(0.5, 0.95), rng.uniform(0.6, 0.95))
         second = mix(colour, (1, 0.98, 0.93), rng.uniform(0.6, 0.95))
-        return Prop(thing, rng.uniform(0.15, 0.19), colour, second, rng.uniform(-1, 1))
+        return Prop(thing, rng.uniform(0.12, 0.18), colour, second, rng.uniform(-1, 1))
 
 
 def draw_prop(canvas: np.ndarray, held: np.ndarray, size: float, hand: int, prop: Prop) -> None:
     """Draw the thing above the hand at pixel `held`; all things reach about as far up and to the side."""
     r = prop.size * size
-    dark, up = dim(prop.colour, 0.6), np.array([0.0, -1.0])
-    pole = (0.3, 0.26, 0.24)
+    up, pole = np.array([0.0, -1.0]), (0.3, 0.26, 0.24)
     if prop.thing == "ball":
         centre = held + up * r * 0.95
-        disc(canvas, centre, r, dark)
+        disc(canvas, centre, r, dim(prop.colour, 0.6))
         disc(canvas, centre, r * 0.94, prop.second)
         # Gores of a beach ball: every other lune between two meridians, tilted by `turn`.
         tilt, theta = prop.turn, np.linspace(-np.pi / 2, np.pi / 2, 14)
@@ -71,4 +71,3 @@ def draw_prop(canvas: np.ndarray, held: np.ndarray, size: float, hand: int, prop
             x = hand * s * 1.75
             cloth = np.concatenate([np.stack([x, wave + high * 1.25], 1)[::-1], np.stack([x, wave + low * 1.25], 1)])
             fill(canvas, top + cloth * r, (prop.colour, prop.second, prop.colour)[k])
-        disc(canvas, top + up * r * 0.1, 0.11 * r, (0.85, 0.7, 0.3))
