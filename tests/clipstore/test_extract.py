@@ -194,7 +194,7 @@ assert 0 < before == compiled(), (before, compiled())
 
 
 # How the work is done, never what comes out; and what networks/weights.py needs for other networks than RAFT.
-HOW = ("errors.py", "params.py", "core/", "networks/__init__.py", "networks/inflate.py")
+HOW = ("errors.py", "params.py", "core/", *(f"networks/{name}.py" for name in ("__init__", "inflate", "layers")))
 
 
 def _imported(path: Path) -> set[Path]:

@@ -175,7 +175,7 @@ def test_clients_of_a_server_that_has_left_are_told(monkeypatch):
         halfway = solve_remotely(server.address, _images(9))
         next(halfway)
     for codes in (halfway, solve_remotely(server.address, _images(9))):
-        with pytest.raises(UserError, match="is gone; start again"):
+        with pytest.raises(UserError, match="is gone; run again"):
             list(codes)
     assert not os.path.exists(os.path.dirname(server.address))
 

@@ -1,15 +1,21 @@
-"""Flow of many clips on one GPU: their processes decode and encode, and a server solves the frames of all in batches.
+"""Solve the flow of many clips on one GPU: their processes decode and encode, one server solves batches for all.
 
-A clip's process shares a piece of memory with the server, puts a chunk of frames there, says so over a socket, and
-finds the 8-bit codes of their flow in the same memory. The server puts chunks of one frame size together. Its batches
-always have as many pairs as that size allows, with repeats where chunks do not fill one: what a pair comes out as does
-not depend on its company then, and a GPU sees one shape a size, for which it can keep kernels and graphs.
+    process of a clip (`solve_remotely`)          thread of the server (`FlowServer`)
+    connect                                  -->  accept
+    create shared memory, send its descriptor ->  map the same memory
+    write frames, send the number of pairs   -->  queue the request
+                                                  copy several requests to the GPU, solve, copy the codes back
+    read the 8-bit codes                     <--  write the codes, send "solved" (or an error message)
+    ... until the clip ends, then close      -->  forget the memory
+
+Only chunks of one frame size share a batch. All batches of a size have the same number of pairs, filled up with repeats
+of the last one: the flow of a pair then does not depend on the other clips, and the GPU sees one shape per size, for
+which it keeps kernels and graphs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 import os
 import selectors
@@ -24,51 +30,51 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from twostream.errors import UserError
+from twostream.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
 
-BATCH_PX = 1 << 23  # what keeps a large GPU busy
-CHUNK_PX = 1 << 22  # bounds what a clip holds to 12.6 MB, however long it is
-_MOST_PAIRS = 256
-_SLOT = struct.Struct("<III")  # height, width and pairs of the memory whose descriptor comes along
+BATCH_PX = 1 << 23  # enough to keep a large GPU busy
+CHUNK_PX = 1 << 22  # bounds the memory per clip to 12.6 MB, however long the clip is
+_MAX_PAIRS = 256
+_SLOT = struct.Struct("<III")  # height, width and pairs of the shared memory whose descriptor is sent with it
 _REQUEST = struct.Struct("<I")  # pairs to solve
 _SOLVED = b"solved"
-_MESSAGE = 4096  # bytes at most
+_MAX_MESSAGE = 4096  # bytes
 
 
 class BatchSolver(Protocol):
-    """A flow solver that takes many pairs of one size at once."""
+    """A flow solver that solves many pairs of one size at once."""
 
     device: torch.device
 
     def match_batch(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Flow float32 [B, H, W, 2] in pixels of B pairs uint8 [B, H, W], all on the device."""
+        """Return the flow float32 [B, H, W, 2] in pixels of pairs uint8 [B, H, W], all on the device."""
 
 
 def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Codes of the flow from every image to the next, uint8 [H, W, 2] each, from the server at an address.
+    """Yield the codes of the flow from every image to the next, uint8 [H, W, 2], solved by a server.
 
     Args:
         address: of a `FlowServer` on this machine.
-        images: uint8 [H, W], all of one size. They are taken a chunk at a time and not kept.
+        images: uint8 [H, W], all of one size; read chunk by chunk.
 
     Raises:
-        UserError: the server cannot go on, or is gone.
+        UserError: the server failed or has ended.
     """
     images = iter(images)
     first = next(images, None)
     if first is None:
         return
     pairs = _pairs(CHUNK_PX, first.size)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, _gone_is_said():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, _lost_server_is_user_error():
         server.connect(address)
         slot = _share_slot(server, *first.shape, pairs)
         slot.frames[0] = first
         while count := _fill(slot.frames[1:], images):
             server.send(_REQUEST.pack(count))
-            reply = server.recv(_MESSAGE)
+            reply = server.recv(_MAX_MESSAGE)
             if not reply:
                 raise ConnectionResetError
             if reply != _SOLVED:
@@ -78,21 +84,22 @@ def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Iterator[np.nd
             slot.frames[0] = slot.frames[count]
 
 
-def _fill(places: np.ndarray, images: Iterator[np.ndarray]) -> int:
+def _fill(frames: np.ndarray, images: Iterator[np.ndarray]) -> int:
+    """Copy images to `frames` until one of them ends; return how many."""
     count = 0
-    for place, image in zip(places, images):  # noqa: B905 - places first: none of the images is lost at their end
-        place[:] = image
+    for frame, image in zip(frames, images):  # noqa: B905 - `frames` first, or zip would lose an image at their end
+        frame[:] = image
         count += 1
     return count
 
 
 @contextlib.contextmanager
-def _gone_is_said() -> Iterator[None]:
+def _lost_server_is_user_error() -> Iterator[None]:
     try:
         yield
     except (ConnectionError, FileNotFoundError):
         raise UserError(
-            "flow: the process that solves on the GPU is gone; start again, what is finished is kept"
+            "flow: the process that solves on the GPU is gone; run again, finished clips are kept"
         ) from None
 
 
@@ -121,8 +128,8 @@ def _share_slot(server: socket.socket, height: int, width: int, pairs: int) -> _
 
 
 def _pairs(pixels: int, size: int) -> int:
-    """How many pairs of `size` pixels `pixels` are for: a power of two, so that chunks fill a batch exactly."""
-    return 1 << max(0, min(pixels // size, _MOST_PAIRS).bit_length() - 1)
+    """Return how many pairs of `size` pixels fit into `pixels`, a power of two, so that chunks fill a batch exactly."""
+    return 1 << max(0, min(pixels // size, _MAX_PAIRS).bit_length() - 1)
 
 
 class _Request(NamedTuple):
@@ -138,29 +145,29 @@ class _Launched(NamedTuple):
 
 
 class FlowServer:
-    """Solves what clients ask for in a thread of this process, from entering its context to leaving it.
+    """A context manager that solves the requests of clients in a thread of this process.
 
-    While the device works on a batch, the next one is put together; with that alone on its hands the thread can feed a
-    GPU from many processes. A batch that does not fit the GPU's memory is halved, and so are those after it.
+    The thread packs the next batch while the device works on one. A batch that does not fit into the GPU's memory is
+    solved in halves, and so are all later ones.
 
     Args:
-        solver: takes batches; its device decides where.
+        solver: the solver, on its device.
         bound_px: bound of the codes, as for `encode_flow`.
 
     Attributes:
-        address: for `solve_remotely`, in a folder that only this user can enter.
+        address: for `solve_remotely`; a socket in a folder that only this user can enter.
     """
 
     def __init__(self, solver: BatchSolver, bound_px: float) -> None:
         self._solver = solver
         self._scale = 127.0 / bound_px
-        self._piece_px = BATCH_PX  # less once a batch did not fit
+        self._part_px = BATCH_PX  # less once a batch did not fit
         self._slots: dict[socket.socket, _Slot] = {}
         self._requests: deque[_Request] = deque()
         self._failure = ""
 
     def __enter__(self) -> FlowServer:
-        # A socket's address has 107 characters at most.
+        # The address of a socket has at most 107 characters.
         self._folder = tempfile.mkdtemp(prefix="flow-", dir="/tmp" if len(tempfile.gettempdir()) > 80 else None)
         self.address = os.path.join(self._folder, "server")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -182,7 +189,7 @@ class FlowServer:
     def _run(self) -> None:
         try:
             self._serve()
-        finally:  # whoever waits for an answer learns that there will be none
+        finally:  # close all sockets, so that waiting clients fail instead of hanging
             for key in list(self._selector.get_map().values()):
                 key.fileobj.close()
             self._selector.close()
@@ -197,9 +204,9 @@ class FlowServer:
             launched = following
 
     def _listen(self, wait: bool) -> bool:
-        """Take in all that clients have to say; False once this server is to leave."""
+        """Receive all messages of clients; return False once the server is to stop."""
         events = self._selector.select(None if wait else 0)
-        while events:  # to the last: a batch should hold all that was waiting
+        while events:  # until none is left: a batch should hold all waiting requests
             for key, _ in events:
                 if key.fileobj is self._stopped:
                     return False
@@ -212,7 +219,7 @@ class FlowServer:
 
     def _listen_to(self, client: socket.socket) -> None:
         try:
-            message, files, _, _ = socket.recv_fds(client, _MESSAGE, 1)
+            message, files, _, _ = socket.recv_fds(client, _MAX_MESSAGE, 1)
         except ConnectionError:
             message, files = b"", []
         if files:
@@ -220,18 +227,18 @@ class FlowServer:
             os.close(files[0])
         elif message:
             self._requests.append(_Request(client, self._slots[client], *_REQUEST.unpack(message)))
-        else:  # done with its clip, or dead
+        else:  # the client has finished its clip or died
             self._selector.unregister(client)
             self._slots.pop(client, None)
             self._requests = deque(request for request in self._requests if request.client is not client)
             client.close()
 
     def _next_batch(self) -> list[_Request]:
-        """Take requests of one size, the longest waiting first, as many as a batch holds."""
+        """Remove from the queue the oldest request and all of its size that fit into one batch with it."""
         if not self._requests:
             return []
         shape = self._requests[0].slot.codes.shape
-        room, taken, left = self._batch_pairs(shape), [], deque()
+        room, taken, left = self._batch_pairs(shape), [], deque[_Request]()
         for request in self._requests:
             if request.slot.codes.shape == shape and request.count <= room:
                 room -= request.count
@@ -245,39 +252,29 @@ class FlowServer:
         return max(_pairs(BATCH_PX, shape[1] * shape[2]), shape[0])
 
     def _attempt(self, step, work, requests: list[_Request]) -> _Launched | None:
-        """Do a step of the work; if it fails, all who wait and all who ask later are told why."""
+        """Do a step of the work; if it fails, answer these and all later requests with the reason."""
         try:
             if not self._failure:
                 return step(work)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._failure = f"flow.device: {self._solver.device.type} failed ({reason[:300]}); try flow.device: cpu"
+            device = self._solver.device.type
+            self._failure = f"flow.device: {device} failed ({reason(error)[:300]}); try flow.device: cpu"
         self._answer(requests, self._failure.encode())
         return None
 
     def _answer(self, requests: list[_Request], message: bytes) -> None:
         for request in requests:
-            with contextlib.suppress(OSError):  # it died; whoever started it knows
+            with contextlib.suppress(OSError):  # the client died, which its parent process reports
                 request.client.send(message)
 
     def _launch(self, requests: list[_Request]) -> _Launched:
-        """Start the device on a batch."""
+        """Start the device on a batch, without waiting for it: waiting would delay the packing of the next batch."""
         import torch
 
-        on_gpu = self._solver.device.type == "cuda"
-        height, width = requests[0].slot.frames.shape[1:]
-        taken, pairs = sum(request.count for request in requests), self._batch_pairs(requests[0].slot.codes.shape)
-        frames = torch.empty(pairs + len(requests), height, width, dtype=torch.uint8, pin_memory=on_gpu)
-        host, first, at = frames.numpy(), [], 0
-        for request in requests:
-            host[at : at + request.count + 1] = request.slot.frames[: request.count + 1]
-            first += range(at, at + request.count)
-            at += request.count + 1
-        first += itertools.repeat(first[-1], pairs - taken)
-        # Whatever waits for the device here keeps the next batch from starting right after this one.
-        index = torch.tensor(first, pin_memory=on_gpu).to(self._solver.device, non_blocking=True)
-        codes = self._codes(frames[:at].to(self._solver.device, non_blocking=True), index)[:taken]
-        if not on_gpu:
+        frames, first = self._pack(requests)
+        taken = sum(request.count for request in requests)
+        codes = self._codes(self._to_device(frames), self._to_device(first))[:taken]
+        if self._solver.device.type != "cuda":
             return _Launched(requests, codes, None)
         on_host = torch.empty(codes.shape, dtype=torch.uint8, pin_memory=True)
         on_host.copy_(codes, non_blocking=True)
@@ -285,29 +282,46 @@ class FlowServer:
         ready.record()
         return _Launched(requests, on_host, ready)
 
+    def _pack(self, requests: list[_Request]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the frames of all requests, uint8 [F, H, W], and the index of each pair's first frame, int64 [B]."""
+        frames = np.concatenate([request.slot.frames[: request.count + 1] for request in requests])
+        starts = np.cumsum([0, *(request.count + 1 for request in requests[:-1])])
+        counts = [request.count for request in requests]
+        first = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
+        missing = self._batch_pairs(requests[0].slot.codes.shape) - len(first)
+        return frames, np.pad(first, (0, missing), mode="edge")
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self._solver.device.type == "cuda":
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
+        return tensor.to(self._solver.device, non_blocking=True)
+
     def _codes(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Codes of the flow from each frame in `first` to the one after it, as `encode_flow` rounds them."""
+        """Return the codes of the flow from each frame in `first` to the one after it, rounded as in `encode_flow`."""
         import torch
 
         while True:
-            most = _pairs(self._piece_px, frames[0].numel())
+            most = _pairs(self._part_px, frames[0].numel())
             try:
-                return torch.cat([self._codes_of_piece(frames, piece) for piece in first.split(most)])
+                return torch.cat([self._codes_of_part(frames, part) for part in first.split(most)])
             except torch.OutOfMemoryError:
                 if most == 1:
                     raise
-            # Out here, where the exception no longer holds what was allocated.
-            self._piece_px = most // 2 * frames[0].numel()
+            # Outside the except block, where the exception no longer keeps the failed allocations alive.
+            self._part_px = most // 2 * frames[0].numel()
             torch.cuda.empty_cache()
 
-    def _codes_of_piece(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    def _codes_of_part(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         import torch
 
         flow_px = self._solver.match_batch(frames[first], frames[first + 1])
         return (flow_px * self._scale).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
 
     def _finish(self, launched: _Launched) -> None:
-        """Hand a batch's codes to those who asked for them."""
+        """Copy the codes of a batch to the memory of its clients, and answer them."""
         if launched.ready is not None:
             launched.ready.synchronize()
         codes, at = launched.codes.numpy(), 0
