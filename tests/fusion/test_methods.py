@@ -116,7 +116,7 @@ def test_independent_streams_come_out_as_bayes_rule_has_it():
 
 
 def test_the_temperature_of_a_stream_is_the_closed_form_of_two_classes():
-    # Right in 80 of 100 clips, always with logits d apart: the likeliest temperature is d / log(0.8 / 0.2).
+    # Right in 80 of 100 clips, always with logits d apart: the most likely temperature is d / log(0.8 / 0.2).
     label = np.zeros(2000, int)
     logits = np.where(np.arange(2000)[:, None] % 5 == 0, [[0.0, 3.0]], [[3.0, 0.0]])
     streams = {"a": scores(label, logits, val=2000), "b": scores(label, logits * 40, val=2000)}
@@ -187,8 +187,8 @@ def test_weights_beat_the_raw_best_accuracy_on_small_validation_sets():
         label = generator.integers(16, size=1020)
         streams = {name: scores(label, 2 * knows(label, 16, 2.0, generator), 20) for name in "ab"}
         ours.append(accuracy(fit_fusion("weighted", streams, **SETTINGS).apply(streams)))
-        mixtures = [w * streams["a"].logits + (1 - w) * streams["b"].logits for w in np.linspace(0, 1, 21)]
-        best = max(mixtures, key=lambda m: accuracy(replaced(streams["a"], logits=m), "val"))
+        sums = [w * streams["a"].logits + (1 - w) * streams["b"].logits for w in np.linspace(0, 1, 21)]
+        best = max(sums, key=lambda m: accuracy(replaced(streams["a"], logits=m), "val"))
         greedy.append(accuracy(replaced(streams["a"], logits=best)))
     assert np.mean(ours) > np.mean(greedy) + 0.01
 
@@ -210,7 +210,7 @@ def test_the_rule_prefers_accuracy_where_the_difference_is_certain():
     right[0, :50], right[1, :80], right[2, :78] = True, True, True
     # even weights have the best likelihood but lose 30 clips for certain; two clips between the others are noise
     assert choose_weights(weights, right, np.array([-10.0, -50.0, -51.0])) == 2  # fewest streams
-    assert choose_weights(weights, right, np.array([-10.0, -50.0, -55.0])) == 1  # likelihood tells them apart
+    assert choose_weights(weights, right, np.array([-10.0, -50.0, -55.0])) == 1  # the likelihood differs
     right[0, :79] = True
     assert choose_weights(weights, right, np.array([-51.0, -50.0, -51.5])) == 0  # even, where nothing speaks against it
     assert choose_weights(weights, right, np.array([-51.0, -50.0, -50.5])) == 2  # one stream alone is likelier
@@ -350,7 +350,7 @@ def test_the_curve_of_two_streams_runs_over_the_second_ones_weight():
     assert curve["top1"].iloc[0] == pytest.approx(accuracy(streams["appearance"], "val"), abs=1e-6)
     assert curve["top1"].iloc[-1] == pytest.approx(accuracy(streams["motion"], "val"), abs=1e-6)
     assert curve["weight"][curve["chosen"]].tolist() == [round(fusion.weights[1], 6)]
-    # each stream alone knows one of two factors of 4, so its log-loss is about log 4 where the mixture's is about 0
+    # each stream alone knows one of two factors of 4, so its log-loss is about log 4 where that of their sum is about 0
     assert curve["nll"].iloc[[0, -1]].tolist() == pytest.approx([math.log(4)] * 2, abs=0.15)
     assert curve["nll"][curve["chosen"]].item() < 0.1
 
@@ -366,7 +366,7 @@ def test_the_curve_of_three_streams_is_one_profile_each_through_the_choice():
     assert chosen["weight"].tolist() == pytest.approx(fusion.weights.tolist(), abs=1e-6)
     assert chosen["nll"].nunique() == 1
     assert not curve.duplicated(["stream", "weight"]).any()
-    # at weight 1 a stream stands alone
+    # at weight 1 a stream is alone
     alone = curve[curve["weight"] == 1].set_index("stream")["top1"]
     assert alone["s1"] == pytest.approx(accuracy(streams["s1"], "val"), abs=1e-6)
 
@@ -382,7 +382,7 @@ def test_six_streams_are_tried_on_a_grid_that_is_no_larger_than_allowed(capsys):
     streams = {f"s{i}": scores(label, knows(label, 4, 1.5, generator), 60) for i in range(6)}
     fusion = fit_fusion("weighted", streams, **SETTINGS)
     assert fusion.weights.sum() == pytest.approx(1, abs=1e-8) and (fusion.weights >= 0).all()
-    assert "1/7" in capsys.readouterr().out  # C(7 + 5, 5) = 792 mixtures, and 1,287 with eighths
+    assert "1/7" in capsys.readouterr().out  # C(7 + 5, 5) = 792 weight vectors, and 1,287 with eighths
     assert math.comb(12, 5) <= MAX_GRID < math.comb(13, 5)
 
 

@@ -132,7 +132,7 @@ def test_another_shape_is_letterboxed_not_stretched(tmp_path):
     video = write_video(tmp_path / "tall.avi", [frame] * 4, codec="mjpeg")
     write_exploration(table(row("a/x", video.name, 4)), tmp_path, tmp_path / "out")
     cell = sheet_of(tmp_path / "out")[8:188, 8:248].astype(int).mean(axis=-1)
-    columns = slice(120 - 36, 120 + 36)  # inside the picture, which is 72 wide
+    columns = slice(120 - 36, 120 + 36)  # inside the frame, which is 72 pixels wide
     ys, xs = np.nonzero(cell[:, columns] > 200)
     assert abs((np.ptp(ys) + 1) - (np.ptp(xs) + 1)) <= 2
     assert 43 <= np.ptp(ys) + 1 <= 47  # 40 px of 160, shown at 180 high

@@ -63,7 +63,7 @@ STYLE = (
 
 
 class Bar(NamedTuple):
-    """A row of :func:`bars`: parts stand end to end, each a value and its token; `text` follows the last."""
+    """A row of :func:`bars`: parts follow each other, each a value and its token; `text` comes last."""
 
     label: str
     parts: Sequence[tuple[float, str]]

@@ -1,4 +1,4 @@
-// Tables sort by their heads; charts tell their values to the pointer and to the arrow keys, and dim what is not picked.
+// Tables are sorted by their heads; charts show values at the pointer and by arrow keys, and highlight a series of the legend.
 "use strict";
 
 for (const table of document.querySelectorAll("table.sort")) {
@@ -28,10 +28,10 @@ for (const table of document.querySelectorAll("table.sort")) {
 
 const tip = document.createElement("div");
 tip.className = "tip";
-tip.setAttribute("role", "status"); // what an arrow key brings up is read out
+tip.setAttribute("role", "status"); // a screen reader announces the tooltip of an arrow key
 document.body.append(tip);
-let shownBy = null; // the chart whose tip it is
-let pointer = {}; // where it was last
+let shownBy = null; // the chart of the tooltip
+let pointer = {}; // its last position
 
 function show(chart, text, x, y) {
   if (tip.textContent !== text) tip.textContent = text;
@@ -53,7 +53,7 @@ addEventListener("scroll", hide, {capture: true, passive: true});
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".live")) hide(); });
 
-// The places of a chart, in order: areas of one row or one x, or the cells of a matrix.
+// The positions of a chart, in order: areas of one row or one x, or the cells of a matrix.
 function rowsOf(svg) {
   const areas = [...svg.querySelectorAll(".hit")];
   return {
@@ -70,7 +70,7 @@ function rowsOf(svg) {
 function cellsOf(svg) {
   const [left, top, cell] = svg.dataset.grid.split(" ").map(Number);
   const rows = [...svg.querySelectorAll("[data-row]")], columns = [...svg.querySelectorAll("[data-column]")];
-  const said = new Map([...svg.querySelectorAll("[data-at]")].map((rect) => [rect.dataset.at, rect.dataset.tip]));
+  const tips = new Map([...svg.querySelectorAll("[data-at]")].map((rect) => [rect.dataset.at, rect.dataset.tip]));
   const side = rows.length;
   const bands = [0, 1].map(() => {
     const band = document.createElementNS(svg.namespaceURI, "rect");
@@ -90,7 +90,7 @@ function cellsOf(svg) {
     },
     text: (at) => {
       const [row, column] = parts(at);
-      return said.get(`${row} ${column}`) ?? `${rows[row].dataset.tip} → ${columns[column].dataset.tip}: none`;
+      return tips.get(`${row} ${column}`) ?? `${rows[row].dataset.tip} → ${columns[column].dataset.tip}: none`;
     },
     mark: (at) => {
       const [row, column] = parts(at);
@@ -115,7 +115,7 @@ function cellsOf(svg) {
 for (const svg of document.querySelectorAll("svg.chart")) {
   for (const title of svg.querySelectorAll("title")) {
     title.parentElement.dataset.tip = title.textContent;
-    title.remove(); // or the browser's own tip would stand over ours
+    title.remove(); // otherwise the browser's own tooltip would cover ours
   }
   const places = svg.dataset.grid ? cellsOf(svg) : rowsOf(svg);
   const leave = () => places.clear();
@@ -130,7 +130,7 @@ for (const svg of document.querySelectorAll("svg.chart")) {
     show(chart, places.text(place), x, y);
   };
   const point = (event) => {
-    // What scrolls under a resting pointer is not pointed at: an arrow key may have moved it.
+    // Ignore a move of the page under a resting pointer: an arrow key may have scrolled it.
     if (event.type === "pointermove" && event.clientX === pointer.x && event.clientY === pointer.y) return;
     pointer = {x: event.clientX, y: event.clientY};
     const place = places.at(event);
@@ -147,7 +147,7 @@ for (const svg of document.querySelectorAll("svg.chart")) {
   if (places.count) {
     svg.tabIndex = 0;
     const region = svg.closest(".scroll");
-    if (region) region.removeAttribute("tabindex"); // one stop of the tab key a chart
+    if (region) region.removeAttribute("tabindex"); // one stop of the tab key per chart
     svg.addEventListener("blur", hide);
     svg.addEventListener("keydown", (event) => {
       if (event.target !== svg) return;
@@ -157,8 +157,8 @@ for (const svg of document.querySelectorAll("svg.chart")) {
       else if (event.key === "End") place = places.count - 1;
       else if (event.key !== "Home") return;
       event.preventDefault();
-      current = place = Math.max(0, Math.min(place, places.count - 1)); // now: the next key may come before the tip
-      // Where the place is out of sight the page, or the chart in its frame, moves first, and the tip follows.
+      current = place = Math.max(0, Math.min(place, places.count - 1)); // at once: the next key may come before the tooltip
+      // If the position is out of sight, scroll the page or the chart's region first; the tooltip follows.
       const far = places.box(place);
       if (region) region.scrollLeft += clear(far.left, 40, region.getBoundingClientRect());
       if (far.top < 60 || far.top + far.height > innerHeight - 20) scrollBy(0, far.top - innerHeight / 2);
@@ -172,12 +172,12 @@ for (const svg of document.querySelectorAll("svg.chart")) {
 
   const keys = [...svg.querySelectorAll(".key")];
   if (keys.length < 2) continue;
-  let kept = null; // the series that a click has picked; hovering picks for a moment
+  let kept = null; // the series selected by a click; hovering highlights one temporarily
   const pick = (series) => {
     svg.classList.toggle("picked", series !== null);
     for (const part of svg.querySelectorAll("[data-series]")) part.classList.toggle("on", part.dataset.series === series);
   };
-  // A picture's parts are hidden from a screen reader; buttons must not be, and the other parts need not be read.
+  // The parts of an image are hidden from screen readers. Buttons must not be; the other parts stay hidden.
   svg.setAttribute("role", "group");
   for (const part of svg.children) if (!part.matches(".key")) part.setAttribute("aria-hidden", "true");
   for (const key of keys) {

@@ -1,16 +1,17 @@
-"""Names made fit to be shown: a class or clip name may hold anything that a file name can hold."""
+"""Class and clip names made safe to show: they can contain anything that a file name can contain."""
 
 from __future__ import annotations
 
 import unicodedata
 
-# Signs that reorder or hide the text around them, so that what is read is not what is there.
-_DECEPTIVE = frozenset([*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
+_HIDDEN = ("Cc", "Cf", "Cs", "Cn")  # controls, signs that reorder or hide text, bytes that are no text, no characters
 
 
 def visible(text: object) -> str:
-    """The text with every control character as its picture (a newline as ␊), and what reorders, hides or cannot be
-    written as UTF-8 as �. Not escaped: whoever puts it into markup does that."""
+    """Return the text with symbols for control characters (␊ for a newline), and � for other invisible characters.
+
+    Those are characters that reorder or hide text, or cannot be written as UTF-8. The result is not escaped for markup.
+    """
     return "".join(_visible(character) for character in str(text))
 
 
@@ -20,19 +21,16 @@ def _visible(character: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "\u2421"
-    # 0x80 to 0x9f are controls too; surrogates stand for bytes that are no text; two codes a plane are no characters.
-    if 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE or code in _DECEPTIVE:
-        return "\ufffd"
-    return character
+    return "\ufffd" if unicodedata.category(character) in _HIDDEN else character
 
 
 def width_em(text: str) -> float:
-    """About how wide the text is in a common sans-serif face, in em. Errs on the wide side, so that labels fit."""
+    """Estimate the width of the text in a common sans-serif font, in em; rather too wide, so that labels fit."""
     return sum(_character_em(character) for character in text)
 
 
 def shorten(text: str, em: float) -> str:
-    """The text, cut with an ellipsis where it would be wider than `em`. The end goes: names differ at the front."""
+    """Return the text, cut with an ellipsis where it would be wider than `em`. Names mostly differ at the front."""
     if width_em(text) <= em:
         return text
     kept, width = [], width_em("…")
