@@ -1,4 +1,4 @@
-"""A model folder as the pipeline leaves it, with random weights, for the tests of everything that predicts."""
+"""A model folder with random weights, for the tests of everything that predicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAMS = {
 
 
 def make_models(folder: Path, classes: list[str] = CLASSES, flow_frames: int = 0, mode: str = "segments") -> Path:
-    """A model folder as the pipeline leaves it, with random weights; flow is extracted with `flow_frames`."""
+    """Write a model folder like the pipeline's, with random weights; flow is extracted with `flow_frames`."""
     for name, (model, modality, sampling) in STREAMS.items():
         sampling = sampling if mode == "segments" else {**sampling, "mode": mode, "stride": 1}
         torch.manual_seed(3)
@@ -55,7 +55,7 @@ def make_models(folder: Path, classes: list[str] = CLASSES, flow_frames: int = 0
 
 
 def _make_sensitive(network: torch.nn.Module, shape: tuple[int, ...]) -> None:
-    """An untrained network says the same of everything: give it statistics and a classifier that tell inputs apart."""
+    """Set batch statistics and enlarge the classifier: an untrained network gives all inputs the same logits."""
     network.train()
     with torch.no_grad():
         for _ in range(30):

@@ -1,4 +1,4 @@
-"""A predictor that costs nothing, and the page served with it in a thread of the test."""
+"""A predictor without networks, and the page served with it in a thread of the test."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from twostream.inference.predict import Window
 from twostream.inference.serve.app import make_app
 from twostream.video import VideoError, read_frames
 
-RATE = 25  # frames a second of the videos that it is given
+RATE = 25  # frames per second of the videos that it reads
 
 
 @dataclass
 class StandIn:
-    """Names a class a window, in turn: as sure as can be by flow, less so by RGB. Frames move by (2, 0).
+    """Predicts the classes in turn, one per window, with more confidence by flow than by RGB. Frames move by (2, 0).
 
-    `pause`: seconds a frame; `break_with`: raised after the first frame; `gate`: waited for before the first frame.
+    `break_with`: raised after the first frame; `gate`: awaited before the first frame.
     """
 
     classes: list[str] = field(default_factory=lambda: ["wave", "jump", "<b>kick</b> & run", "clap", "sit", "turn"])
     streams: dict[str, str] = field(default_factory=lambda: {"spatial": "rgb", "temporal": "flow"})
-    pause: float = 0.0
     break_with: Exception | None = None
     gate: threading.Event | None = None
     asked: list[Path] = field(default_factory=list)
@@ -54,7 +53,6 @@ class StandIn:
                 flow = np.zeros((*frame.shape[:2], 2), np.float32)
                 flow[8:24, 8:24, 0] = 2
                 on_frame(place / RATE, frame, None if place == len(frames) - 1 else flow)
-                time.sleep(self.pause)
                 if self.break_with:
                     raise self.break_with
             yield self.window(first / RATE, (first + len(part)) / RATE, len(part), number)

@@ -16,10 +16,10 @@ _HERE = ("", "localhost", "127.0.0.1")  # hosts of file:, data:, blob: and about
 
 @dataclass
 class Seen:
-    """What went on in all pages of a test."""
+    """Errors and requests of all pages of a test."""
 
     errors: list[str] = field(default_factory=list)  # of the console and of scripts, and requests that failed
-    requests: list[str] = field(default_factory=list)  # every address that was asked for
+    requests: list[str] = field(default_factory=list)  # every address that was requested
 
     def strangers(self) -> list[str]:
         """Requests that left the machine."""
@@ -45,7 +45,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def seen() -> Seen:
-    """What the pages of this test asked for, and what went wrong in them."""
+    """Requests and errors of the pages of this test."""
     return Seen()
 
 
@@ -61,7 +61,7 @@ def new_page(browser: Any, seen: Seen) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("request", lambda request: seen.requests.append(request.url))
         return page

@@ -1,1 +1,1 @@
-"""The networks: a registry over names, the networks themselves, and where their weights come from."""
+"""Networks: a registry by name, the networks themselves, and their weights."""

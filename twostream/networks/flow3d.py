@@ -1,16 +1,17 @@
-"""A 3D CNN for optical flow: looks at each flow field first, then at how it changes over time.
+"""A 3D CNN for optical flow: early layers see single flow fields, later ones how the flow changes over time.
 
-What decided is accuracy on held-out made motions: 8 kinds (which way, how fast, zoom, rotation), 104 noisy training
-clips of 16x48x48, 15 epochs. `python benchmarks/temporal.py` repeats it: this network reaches 0.91, `cnn3d_v2` 0.58 in
-5 times the time, `cnn3d_v1` 0.56 in 14 times the time (means of two draws, one CPU thread). The variants below were
-tried on a like task, on which this network reached 0.94, and on the draws that chose among them: they rank, no more.
+It was chosen by accuracy on held-out generated motions: 8 kinds (which way, how fast, zoom, rotation), 104 noisy
+training clips of 16x48x48, 15 epochs. `python benchmarks/temporal.py` repeats it: this network reaches 0.91, `cnn3d_v2`
+0.58 in 5 times the time, `cnn3d_v1` 0.56 in 14 times the time (means of two draws, one CPU thread). The variants below
+were compared on a similar task, on which this network reaches 0.94. The same draws chose among them, so the numbers
+only rank the variants.
 
-- The flow is averaged 2x2 before the first convolution and halved by averaging later on: flow is smooth, its noise is
-  not, and strides alias that noise. With a 7x7 stem of stride 4 and strided convolutions instead: 0.84.
-- Single fields are looked at first, time late but far, and it is never pooled before the end. Temporal kernels early
-  with a temporal stride: 0.69; late and without one: 0.75; then 5 frames in place of 3: 0.80; one layer more: 0.86.
-- Whole 3x3x3 kernels, no residual blocks: a (2+1)D block takes twice as long on a CPU, where memory is the limit, and
-  such networks were no more accurate; nor were residual ones, nor squeeze-excitation.
+- Flow is averaged 2x2 before the first convolution, and halved by averaging later: flow is smooth and its noise is not,
+  and strides alias that noise. With a 7x7 stem of stride 4 and strided convolutions instead: 0.84.
+- Temporal kernels come late and are long, and time is never pooled before the end. Early ones with a temporal stride:
+  0.69; late without a stride: 0.75; with 5 frames instead of 3: 0.80; with one layer more: 0.86.
+- Full 3x3x3 kernels and no residual blocks: a (2+1)D block takes twice as long on a CPU, where memory is the limit, and
+  neither such networks nor residual ones nor squeeze-excitation were more accurate.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 600.0  # seconds
 
 _HERE = Path(__file__).parent
-_POLL = 0.1  # seconds between looks at a job: live to the eye, and the worker need not notify the server
+_POLL = 0.1  # seconds between looks at a job: fast enough to look live, and the worker need not notify the server
 _STALLED = 30.0  # seconds without a byte of an upload
 
 
