@@ -32,7 +32,7 @@ def values(demo_values, tmp_path, monkeypatch) -> dict:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """PyTorch is not imported."""
-    monkeypatch.setattr(module, "_torch", lambda params: iter([Check("PyTorch", "ok", "there")]))
+    monkeypatch.setattr(module, "_torch", lambda params: Check("PyTorch", "ok", "there"))
 
 
 def write(values: dict) -> str:
@@ -51,7 +51,7 @@ def test_a_ready_machine_gives_exit_code_0_and_one_line_per_check(values, quick,
     assert all(line.split()[0] in ("ok", "warning") for line in lines[:-1])
     looked_at = [line.split()[1] for line in lines[:-1]]
     assert looked_at == [
-        *("Python", "packages", "parameters", "machine", "PyTorch", "source", "unpackers", "weights"),
+        *("packages", "parameters", "machine", "PyTorch", "source", "unpackers", "weights"),
         *("clips", "disk", "time"),
     ]
 

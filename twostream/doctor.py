@@ -10,9 +10,9 @@ import contextlib
 import importlib.metadata
 import math
 import os
+import platform
 import shutil
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -41,7 +41,6 @@ _CORE_SECONDS = {
     **{"flow3d": 0.93, "timm/tf_efficientnet_lite0": 3},
 }
 
-_PYTHON = (3, 10), (3, 13)
 _KEPT_FREE = 0.1  # fraction of the free disk that should stay free
 _PROBED = 8  # videos of a folder that are decoded to estimate how long and how large they are
 
@@ -86,7 +85,6 @@ def checks(params_path: str | Path = "params.yaml") -> Iterator[Check]:
     """Yield all checks in turn; only the first ones if packages are missing or the parameters are not valid."""
     from twostream.params import load_params
 
-    yield _python()
     packages = _packages()
     yield packages
     try:
@@ -101,7 +99,7 @@ def checks(params_path: str | Path = "params.yaml") -> Iterator[Check]:
     yield _cores(params)
     if packages.level == "problem":
         return  # the other checks would fail in their imports
-    yield from _torch(params)
+    yield _torch(params)
     yield _source(params)
     yield _unpackers(params)
     yield from _weights(params)
@@ -116,15 +114,6 @@ def checks(params_path: str | Path = "params.yaml") -> Iterator[Check]:
     yield _time(params, size)
 
 
-def _python() -> Check:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] < _PYTHON[0]:
-        return Check("Python", "problem", f"{version} is too old: make PYTHON=python3.12 demo")
-    if sys.version_info[:2] > _PYTHON[1]:
-        return Check("Python", "warning", f"{version} is newer than the tested versions")
-    return Check("Python", "ok", version)
-
-
 def _packages() -> Check:
     """Compare the installed packages with what the project requires."""
     from packaging.requirements import Requirement
@@ -134,18 +123,17 @@ def _packages() -> Check:
         required = [Requirement(text) for text in importlib.metadata.requires("twostream") or []]
     except importlib.metadata.PackageNotFoundError:
         return Check("packages", "problem", f"the project itself is not installed: {remedy}")
-    wrong, needed = [], [one for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
-    for one in needed:
+    wrong, required = [], [one for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
+    for one in required:
         try:
             version = importlib.metadata.version(one.name)
+            if not one.specifier.contains(version, prereleases=True):
+                wrong.append(f"{one.name} {version} is not {one.specifier}")
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{one.name} is not installed")
-            continue
-        if not one.specifier.contains(version, prereleases=True):
-            wrong.append(f"{one.name} {version} is not {one.specifier}")
     if wrong:
         return Check("packages", "problem", f"{'; '.join(wrong)}: {remedy}")
-    return Check("packages", "ok", f"all {len(needed)} installed, in versions that fit")
+    return Check("packages", "ok", f"Python {platform.python_version()}; all {len(required)} packages fit")
 
 
 def _cores(params: Params) -> Check:
@@ -163,34 +151,29 @@ def _cores(params: Params) -> Check:
     return Check("machine", "ok", message)
 
 
-def _torch(params: Params) -> Iterator[Check]:
+def _torch(params: Params) -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Check("PyTorch", "problem", f"cannot be loaded ({reason(error)}): pip install -r requirements.txt")
-        return
-    built = f"{torch.__version__}, built for CUDA {torch.version.cuda}" if torch.version.cuda else torch.__version__
-    runtime, flow = params.runtime, params.flow
+        return Check("PyTorch", "problem", f"cannot be loaded ({reason(error)}): pip install -r requirements.txt")
+    runtime, flow, built = params.runtime, params.flow, f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
     if not torch.cuda.is_available():
         if runtime.accelerator == "gpu" or flow.device == "cuda":
             key = "runtime.accelerator: gpu" if runtime.accelerator == "gpu" else "flow.device: cuda"
-            yield Check("PyTorch", "problem", f"{built}; {key}, but there is no GPU: install a driver, or write auto")
-            return
-        yield Check("PyTorch", "ok", f"{built}; no GPU: everything runs on the CPU")
+            return Check("PyTorch", "problem", f"{built}; {key}, but there is no GPU: install a driver, or write auto")
         if flow.method == "raft":
-            yield Check("flow", "warning", "raft is slow without a GPU: use flow.method tvl1")
-        return
+            return Check("PyTorch", "warning", f"{built}; no GPU, and raft is slow without one: use flow.method tvl1")
+        return Check("PyTorch", "ok", f"{built}; no GPU: everything runs on the CPU")
     number, device = torch.cuda.device_count(), torch.cuda.get_device_properties(0)
-    bf16 = torch.cuda.is_bf16_supported()
-    message = f"{built}; {number} x {device.name}, {device.total_memory / 2**30:.0f} GB, bf16 {'yes' if bf16 else 'no'}"
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    built += f"; {number} x {device.name}, {device.total_memory / 2**30:.0f} GB, bf16 {'yes' if bf16 else 'no'}"
     if params.train.precision == "bf16" and not bf16:
-        yield Check("PyTorch", "problem", f"{message}; train.precision is bf16: write 16 or 32")
-    elif runtime.devices > number:
-        yield Check("PyTorch", "problem", f"{message}; runtime.devices is {runtime.devices}: write 0 for all")
-    elif runtime.accelerator == "cpu":
-        yield Check("PyTorch", "warning", f"{message}; runtime.accelerator: cpu does not use it")
-    else:
-        yield Check("PyTorch", "ok", message)
+        return Check("PyTorch", "problem", f"{built}; train.precision is bf16: write 16 or 32")
+    if runtime.devices > number:
+        return Check("PyTorch", "problem", f"{built}; runtime.devices is {runtime.devices}: write 0 for all")
+    if runtime.accelerator == "cpu":
+        return Check("PyTorch", "warning", f"{built}; runtime.accelerator: cpu does not use it")
+    return Check("PyTorch", "ok", built)
 
 
 def _source(params: Params) -> Check:
@@ -201,21 +184,18 @@ def _source(params: Params) -> Check:
     if not is_mirror_list(source):
         if os.path.exists(source):
             return Check("source", "ok", f"{source} exists")
-        return Check(
-            "source", "problem", f"dataset.source: {source} does not exist; put the data there or correct the path"
-        )
+        remedy = "put the data there or correct the path"
+        return Check("source", "problem", f"dataset.source: {source} does not exist; {remedy}")
     try:
-        mirrors = read_mirrors(source)
+        mirrors = read_mirrors(source).videos
     except UserError as error:
         return Check("source", "problem", str(error))
-    for mirror in mirrors.videos:
-        if mirror.path and os.path.exists(mirror.path):
-            return Check("source", "ok", f"{mirror.path} exists")
-    remote = [str(mirror) for mirror in mirrors.videos if not mirror.path]
+    for path in [mirror.path for mirror in mirrors if mirror.path] + ["data/videos"]:
+        if os.path.exists(path):
+            return Check("source", "ok", f"{path} exists")
+    remote = [str(mirror) for mirror in mirrors if not mirror.path]
     if not remote:
-        return Check("source", "problem", f"{source}: none of its paths exists; put a copy at {mirrors.videos[0].path}")
-    if os.path.isdir("data/videos"):
-        return Check("source", "ok", "data/videos exists; missing files would be fetched")
+        return Check("source", "problem", f"{source}: none of its paths exists; put a copy at {mirrors[0].path}")
     return Check("source", "warning", f"will be fetched, which needs a network: {remote[0]} (not tried here)")
 
 
@@ -238,41 +218,31 @@ def _unpackers(params: Params) -> Check:
 
 def _weights(params: Params) -> Iterator[Check]:
     """Check the weights of every trained stream and of RAFT: a file, a cached file, or something to fetch."""
-    wanted = [
-        (f"streams.{name}.weights", params.streams[name].model, params.streams[name].weights)
-        for name in (*params.train.rgb, *params.train.flow)
-        if params.streams[name].weights != "none"
-    ]
+    wanted = {f"streams.{name}": params.streams[name] for name in (*params.train.rgb, *params.train.flow)}
+    found = [_weight(f"{key}.weights", one.model, one.weights) for key, one in wanted.items() if one.weights != "none"]
     raft = params.flow.raft.weights
     if params.flow.method == "raft" and raft != "pretrained":
-        wanted.append(("flow.raft.weights", "raft", raft))
-    if not wanted:
-        yield Check("weights", "ok", "none are needed")
-    for key, model, weights in wanted:
-        yield _weight(key, model, weights)
+        found.append(_weight("flow.raft.weights", "raft", raft))
+    yield from found or [Check("weights", "ok", "none are needed")]
 
 
 def _weight(key: str, model: str, weights: str) -> Check:
     if os.path.isfile(weights):
         return Check("weights", "ok", f"{key}: {weights} exists")
     published = None
-    is_path = "/" in weights or weights.endswith((".pth", ".pt", ".safetensors"))
-    if model != "raft" and not is_path:  # looking up a name imports its library
-        from twostream.networks.pretrained import find_published
+    if model != "raft" and "/" not in weights and not weights.endswith((".pth", ".pt", ".safetensors")):
+        from twostream.networks.pretrained import find_published  # imports torchvision or timm
 
         try:
             published = find_published(model, weights)
         except (UserError, RuntimeError, ValueError) as error:
             return Check("weights", "problem", f"{key}: {reason(error)}")
     if published is None:
-        return Check(
-            "weights", "problem", f"{key}: {weights} does not exist; put the file there, or write pretrained or none"
-        )
+        remedy = "put the file there, or write pretrained or none"
+        return Check("weights", "problem", f"{key}: {weights} does not exist; {remedy}")
     if published.file():
         return Check("weights", "ok", f"{key}: {published.model} is in the cache")
-    return Check(
-        "weights", "warning", f"{key}: {published.model} will be fetched, which needs a network (not tried here)"
-    )
+    return Check("weights", "warning", f"{key}: {published.model} will be fetched over the network (not tried here)")
 
 
 def dataset_size(params: Params) -> DatasetSize:

@@ -306,8 +306,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     added = [f"{key}: {json.dumps(value)}" for key, old, value in differences(values, complete_values) if old is None]
     if added:
         print(
-            f"WARNING: {path} lacks {', '.join(added)}. These values of profiles/base.yaml are used; add the keys to "
-            "the file, so that DVC can track them",
+            f"WARNING: {path} lacks {', '.join(added)}: the defaults of profiles/base.yaml, used here. Add them to the "
+            "file: DVC does not track what is missing, and stops where dvc.yaml names it",
             file=sys.stderr,
         )
     return params

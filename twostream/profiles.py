@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
@@ -66,26 +67,30 @@ def write_params(name: str, settings: list[str], force: bool, path: Path = Path(
             nor what some profile writes.
 
     Raises:
-        UserError: the values are not valid; or the file has such edits, which the message lists.
+        UserError: the values are not valid, or the file has such edits.
     """
     from twostream.params import parse_params
 
     text = profile_text(name, settings)
     parse_params(YAML(typ="safe", pure=True).load(text), f"profile {name}")
     if path.exists() and not force:
-        old = path.read_text(encoding="utf-8")
-        if old != _committed(path) and all(old != profile_text(other) for other in profiles()):
+        old = path.read_bytes()
+        if old != _committed(path) and all(old != profile_text(other).encode() for other in profiles()):
             raise UserError(
                 f"{path} has edits that git does not hold; commit it, or overwrite it with --force. "
-                f"`twostream profile --diff` lists them"
+                "`twostream profile --diff` lists them"
             )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _committed(path: Path) -> str | None:
-    shown = subprocess.run(["git", "show", f"HEAD:./{path.name}"], cwd=path.absolute().parent, capture_output=True)
-    return shown.stdout.decode() if shown.returncode == 0 else None
+def _committed(path: Path) -> bytes | None:
+    """Return the content of a file in git's HEAD; None if it has none, or if there is no git."""
+    with contextlib.suppress(OSError):
+        command = ["git", "show", f"HEAD:./{path.name}"]
+        shown = subprocess.run(command, cwd=path.absolute().parent, capture_output=True)
+        return shown.stdout if shown.returncode == 0 else None
+    return None
 
 
 def edits(name: str | None, path: Path = Path("params.yaml")) -> str:
