@@ -23,7 +23,6 @@ def train(params: Params, stream: str, split: str) -> None:
         val=list_examples(clips, assignment, folder, "val"),
         seed=params.seed,
         precision=params.train.precision,
-        decode=params.train.decode,
         compile=params.train.compile,
     )
     run_name = f"{stream}-{split}"

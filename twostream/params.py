@@ -215,7 +215,6 @@ class Train(Section):
     rgb: list[Name] = Field(min_length=1)
     flow: list[Name] = Field(min_length=1)
     precision: Literal["auto", "32", "bf16", "16"]
-    decode: Literal["cpu", "device"]
     compile: bool
 
 

@@ -60,17 +60,6 @@ def test_zero_motion_stays_exactly_zero(tmp_path):
         assert not decode_flow(clip.read([0]), 20.0).any()
 
 
-@pytest.mark.parametrize("reduce", [2, 4, 8])
-def test_reduced_decoding_cuts_flow_between_its_halves(tmp_path, reduce):
-    """x is 10 everywhere and y is -10: one blended column would show."""
-    flow = np.broadcast_to(np.array([10.0, -10.0], np.float32), (48, 72, 2))
-    write_clip(tmp_path / "a.zip", [encode_flow(flow, 20.0)], 95, {"modality": "flow"})
-    with ClipReader(tmp_path / "a.zip") as clip:
-        read = decode_flow(clip.read([0], reduce), 20.0)
-    assert read.shape == (1, 48 // reduce, 72 // reduce, 2)
-    assert np.abs(read[..., 0] - 10).max() < 0.2 and np.abs(read[..., 1] + 10).max() < 0.2
-
-
 @pytest.mark.parametrize(
     "size, short, stored",
     [

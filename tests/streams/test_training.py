@@ -15,9 +15,10 @@ from twostream.clipstore import ClipReader, write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
 from twostream.params import Runtime, Score, Stream, parse_params
+from twostream.streams.network import build_network
 from twostream.streams.scoring import TrainedStream, score_clips
-from twostream.streams.training import Task, best_epoch, create_model_for, draw_mixup, train_stream, update_average
-from twostream.views.loading import EpochSampler, Example, TrainingViews, normalise, read_scoring_views
+from twostream.streams.training import Task, best_epoch, mix_clips, train_stream
+from twostream.views.loading import EpochSampler, Example, TrainingViews, make_loader, normalise, read_scoring_views
 
 RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
 
@@ -39,6 +40,10 @@ def task(tmp_path, demo_values):
     values["streams"]["cnn3d_v2"]["sampling"].update(frames=4)
     stream = parse_params(values).streams["cnn3d_v2"]
     return Task("v2", "rgb", stream, ["dark", "light"], examples("train", 16, 0), examples("val", 8, 1), 0, "32")
+
+
+def _network(task):
+    return build_network(task.stream, task.modality, len(task.classes), task.stream.weights)
 
 
 def _with(task, **changes):
@@ -99,16 +104,6 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path,
         assert (tmp_path / "cut" / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
     curve = "plots/metrics/val/loss.tsv"
     assert (tmp_path / "cut/curves" / curve).read_bytes() == (tmp_path / "whole/curves" / curve).read_bytes()
-
-
-def test_views_made_on_the_device_train_the_same_network_to_the_decoders_difference(task, tmp_path):
-    task = _with(task, epochs=1, dropout=0.0, flip=True)
-    on_device = dataclasses.replace(task, decode="device")
-    first = _train(on_device, tmp_path / "one")
-    assert _train(on_device, tmp_path / "two") == first
-    assert _train(task, tmp_path / "cpu", cache="../one/cache") != first  # nor is one taken for the other
-    histories = [json.loads((tmp_path / run / "model" / "history.json").read_text())[0] for run in ("one", "cpu")]
-    assert histories[0]["train_loss"] == pytest.approx(histories[1]["train_loss"], abs=0.05)
 
 
 def test_a_compiled_network_learns_the_same_and_its_weights_have_the_same_names(task, tmp_path, monkeypatch):
@@ -190,13 +185,12 @@ def test_a_kept_epoch_is_replaced_when_it_falls_behind():
 def _plain_loop(task, loss_of):
     """One epoch of Adam by hand, without Lightning: the starting weights, and those after every step."""
     torch.manual_seed(task.seed)
-    model = create_model_for(task).train()
+    model = _network(task).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=task.stream.lr)
     views = TrainingViews(task.train, task.stream.sampling, task.stream.augment, task.stream.size, task.seed)
-    order = list(EpochSampler(len(task.train), task.seed, lambda: 0))
+    sampler = EpochSampler(len(task.train), task.seed, lambda: 0)
     states = [copy.deepcopy(model.state_dict())]
-    for step, start in enumerate(range(0, len(order), task.stream.batch_size)):
-        batch, labels = views.__getitems__(order[start : start + task.stream.batch_size])
+    for step, (batch, labels) in enumerate(make_loader(views, task.stream.batch_size, 1, sampler)):
         optimizer.zero_grad()
         loss_of(model, normalise(batch, **model.normalisation), labels, step).backward()
         optimizer.step()
@@ -245,27 +239,24 @@ def test_validation_sees_the_averaged_weights(task, tmp_path):
     assert row["val_loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), abs=1e-5)
 
 
-def test_an_average_of_one_step_is_that_step_and_counters_are_copied():
-    average, network = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    network.running_mean.fill_(3.0)
-    network.num_batches_tracked.fill_(7)
-    update_average(average, network, decay=0.99, steps=1)
-    assert average.running_mean.tolist() == [3.0, 3.0] and average.num_batches_tracked == 7
-    network.running_mean.fill_(6.0)
-    update_average(average, network, decay=0.5, steps=2)
-    assert average.running_mean.tolist() == pytest.approx([5.0, 5.0])  # (0.5 * 3 + 6) / 1.5
+def test_mixup_mixes_clips_and_their_labels_by_the_same_share(task, tmp_path, monkeypatch):
+    """The cross-entropy to a mixture of labels is the mixture of their cross-entropies."""
+    from twostream.streams import training
 
+    shares, partners = [0.3, 0.9, 0.5, 0.6], torch.tensor([2, 3, 1, 0])
+    draws = iter(shares)
 
-def test_mixup_mixes_clips_and_their_labels_by_the_same_part(task, tmp_path):
-    """Against soft targets: the cross-entropy to a mixture of labels is the mixture of their cross-entropies."""
+    def mix(inputs, targets, alpha):
+        assert alpha == 1.0
+        share = next(draws)
+        return tuple(share * values + (1 - share) * values[partners] for values in (inputs, targets))
 
     def loss(model, inputs, labels, step):
-        part, partners = draw_mixup(1.0, len(labels), task.seed, step, 0)
-        soft = functional.one_hot(labels, 2).float()
-        return functional.cross_entropy(
-            model(part * inputs + (1 - part) * inputs[partners]), part * soft + (1 - part) * soft[partners]
-        )
+        logits = model(shares[step] * inputs + (1 - shares[step]) * inputs[partners])
+        first, second = (functional.cross_entropy(logits, those) for those in (labels, labels[partners]))
+        return shares[step] * first + (1 - shares[step]) * second
 
+    monkeypatch.setattr(training, "mix_clips", mix)
     task = _with(task, epochs=1, dropout=0.0, mixup=1.0)
     _train(task, tmp_path)
     mixed, plain = _plain_loop(task, loss)[-1], _plain_loop(task, _plain_loss)[-1]
@@ -275,20 +266,25 @@ def test_mixup_mixes_clips_and_their_labels_by_the_same_part(task, tmp_path):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_parts_of_a_mixup_are_beta_distributed(alpha):
-    draws = [draw_mixup(alpha, 5, 0, step) for step in range(2000)]
-    parts = np.array([part for part, _ in draws])
-    assert parts.mean() == pytest.approx(0.5, abs=0.03)
-    assert parts.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
-    assert all(sorted(partners.tolist()) == list(range(5)) for _, partners in draws)
-    assert draw_mixup(alpha, 5, 0, 3)[1].tolist() == draws[3][1].tolist()
+def test_shares_of_a_mixup_are_beta_distributed_and_the_same_for_clips_and_targets(alpha):
+    torch.manual_seed(0)
+    eye = torch.eye(5)
+    shares = []
+    for _ in range(2000):
+        inputs, targets = mix_clips(eye[:, :, None], eye, alpha)
+        assert torch.equal(inputs[..., 0], targets)
+        own = targets.diagonal()
+        (others,) = torch.nonzero(own < 1, as_tuple=True)  # a clip can be its own partner
+        shares += own[others[:1]].tolist()
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 
 
 @pytest.fixture
 def pretrained(task, tmp_path):
     """The task with a weight file of five other classes, whose batch norms have seen something."""
     torch.manual_seed(1)
-    network = create_model_for(dataclasses.replace(task, classes=list("abcde"))).network
+    network = _network(dataclasses.replace(task, classes=list("abcde"))).network
     for layer in _norms(network):
         torch.nn.init.uniform_(layer.running_mean, -0.1, 0.1)
         torch.nn.init.uniform_(layer.running_var, 0.1, 0.4)
@@ -318,22 +314,21 @@ def test_frozen_batch_norms_use_the_loaded_statistics_while_training(pretrained,
     from twostream.streams import training
 
     seen = []
-    loss = training._Module._loss
+    step = training._Module.training_step
 
-    def spy(self, logits, targets, subset, smoothing):
-        seen.append((subset, self.model.training, [layer.training for layer in _norms(self.model)]))
-        return loss(self, logits, targets, subset, smoothing)
+    def spy(self, *args):
+        seen.append((self.model.training, [layer.training for layer in _norms(self.model)]))
+        return step(self, *args)
 
-    monkeypatch.setattr(training._Module, "_loss", spy)
+    monkeypatch.setattr(training._Module, "training_step", spy)
     _train(_with(pretrained, freeze_bn="partial", epochs=2), tmp_path)
-    trained = [(model, norms) for subset, model, norms in seen if subset == "train"]
-    assert trained == [(True, [True, False, False])] * 8
+    assert seen == [(True, [True, False, False])] * 8
 
 
 def test_a_network_without_batch_norm_has_nothing_to_freeze(pretrained, tmp_path, monkeypatch):
     from twostream.streams import training
 
-    monkeypatch.setattr(training, "create_model_for", lambda task: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(training, "build_network", lambda *_: torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match=r"streams\.v2\.freeze_bn: cnn3d_v2 has no batch norm"):
         _train(_with(pretrained, freeze_bn="all"), tmp_path)
 
@@ -357,9 +352,7 @@ def test_new_layers_have_their_own_learning_rate(pretrained, tmp_path, monkeypat
     rates = {tuple(parameter.shape): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert rates[(2, 256)] == pytest.approx(lr_new * task.stream.lr)  # the classifier: two classes, not five
     assert rates[(256, 128)] == pytest.approx(task.stream.lr)  # the hidden layer, loaded
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
-        list(create_model_for(task).parameters())
-    )
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(_network(task).parameters()))
 
 
 def test_the_model_says_which_bytes_it_started_from(pretrained, tmp_path):
@@ -427,30 +420,5 @@ def test_a_clips_logits_are_the_mean_over_contiguous_pieces_crops_and_mirror_ima
         for piece in square:
             small = np.stack([Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR) for frame in piece])
             single.append(stream.logits(torch.from_numpy(small).permute(3, 0, 1, 2)[None, None]))
-    # Grey clips, of which both decoders give the same to a level.
+    # INTER_AREA against Pillow's triangle filter.
     assert np.allclose(scored[0], torch.cat(single).mean(0), rtol=0.01, atol=0.01)
-
-
-def test_views_follow_from_seed_epoch_and_clip_alone(task):
-    views = TrainingViews(task.train, task.stream.sampling, task.stream.augment, 16, 0)
-    both, labels = views.__getitems__([(3, 5), (4, 2)])
-    assert labels.tolist() == [1, 0]
-    for other in (views, TrainingViews(task.train, task.stream.sampling, task.stream.augment, 16, 0)):
-        assert torch.equal(other.__getitems__([(4, 2)])[0][0], both[1])
-    epochs = [views.__getitems__([(epoch, 5)])[0] for epoch in range(9)]
-    assert not all(torch.equal(one, other) for one, other in zip(epochs, epochs[1:], strict=False))
-
-
-def test_an_epoch_visits_every_clip_once_in_another_order():
-    epochs = iter([0, 1])
-    sampler = EpochSampler(20, seed=0, epoch=lambda: next(epochs))
-    first, second = list(sampler), list(sampler)
-    assert sorted(index for _, index in first) == list(range(20)) == sorted(index for _, index in second)
-    assert first != [(0, index) for _, index in second]
-    assert {epoch for epoch, _ in second} == {1}
-
-
-def test_normalise_is_v_minus_mean_over_std_a_channel():
-    views = torch.randint(0, 256, (2, 3, 2, 4, 5, 5), dtype=torch.uint8)
-    out = normalise(views, [128.0, 100.0], [57.6, 10.0])
-    assert torch.allclose(out[:, :, 1], (views[:, :, 1].float() - 100) / 10)

@@ -1,20 +1,25 @@
-"""Batches from clip files, and the same views made on the device that trains."""
-
 import numpy as np
 import pytest
 import torch
 from helpers import moving_texture
 
 from twostream.clipstore import ClipReader, write_clip
-from twostream.errors import UserError
 from twostream.flow.encoding import encode_flow
 from twostream.params import Augment, Sampling, Score
-from twostream.views.gpu_decode import make_views
-from twostream.views.loading import EpochSampler, Example, ScoringViews, TrainingViews, ValidationViews, make_loader
+from twostream.views.frame_store import frame_store
+from twostream.views.loading import (
+    EpochSampler,
+    Example,
+    ScoringViews,
+    TrainingViews,
+    ValidationViews,
+    make_loader,
+    normalise,
+)
 from twostream.views.sampling import training_frames
 from twostream.views.transforms import draw_view, read_view
 
-PLAIN = {"scales": [1.0], "flip": False, "jitter": 0.0, "gamma": 0.0, "dark": 0.0}
+AUGMENT = Augment(scales=[1.0, 0.8], flip=True, jitter=0.2, gamma=0.5, dark=0.5)
 SEGMENTS = Sampling(mode="segments", segments=2, frames=3, stride=1)
 
 
@@ -34,74 +39,49 @@ def clips(tmp_path_factory):
     return made
 
 
-def _views(examples, augment, size=32, demean=False, encoded=False):
-    return TrainingViews(examples, SEGMENTS, Augment(**{**PLAIN, **augment}), size, 0, demean, encoded)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loaders_batches_are_the_views_one_by_one(clips, workers):
-    views = _views(clips["rgb"], {"scales": [1.0, 0.8], "flip": True, "jitter": 0.2})
-    sampler = EpochSampler(4, 0, lambda: 3)
-    if workers:
-        batches = list(make_loader(views, 3, workers, sampler))
-    else:
-        batches = [views.__getitems__(part) for part in (list(sampler)[:3], list(sampler)[3:])]
-    assert [tuple(batch.shape) for batch, _ in batches] == [(3, 2, 3, 3, 32, 32), (1, 2, 3, 3, 32, 32)]
-    loaded, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    for (epoch, index), one, label in zip(sampler, loaded, labels, strict=True):
-        rng = np.random.default_rng((0, epoch, index))
-        with ClipReader(clips["rgb"][index].path) as clip:
-            frames = training_frames(len(clip), SEGMENTS, rng)
-            expected = read_view(clip, frames, draw_view(64, 48, views.augment, rng), 32)
-        assert np.array_equal(one, expected) and label == index % 2
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+@pytest.mark.parametrize("workers, stored", [(1, False), (2, False), (2, True)])
+def test_epochs_are_the_same_for_any_number_of_workers_and_from_memory(clips, modality, workers, stored):
+    """Each item against its clip read alone; the second and third epoch find frames in the store."""
+    examples = clips[modality]
+    open_clip = frame_store([example.path for example in examples], 1 << 30) if stored else ClipReader
+    views = TrainingViews(examples, SEGMENTS, AUGMENT, 32, 0, open_clip=open_clip)
+    epochs = iter([7, 8, 9])
+    loader = make_loader(views, 3, workers, EpochSampler(4, 0, lambda: next(epochs)))
+    for epoch in (7, 8, 9):
+        batches = list(loader)
+        channels = 3 if modality == "rgb" else 2
+        assert [batch.shape for batch, _ in batches] == [(3, 2, channels, 3, 32, 32), (1, 2, channels, 3, 32, 32)]
+        loaded, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        for (_, index), one, label in zip(EpochSampler(4, 0, lambda: epoch), loaded, labels, strict=True):  # noqa: B023
+            rng = np.random.default_rng((0, epoch, index))
+            with ClipReader(examples[index].path) as clip:
+                frames = training_frames(len(clip), SEGMENTS, rng)
+                expected = read_view(clip, frames, draw_view(64, 48, AUGMENT, rng), 32)
+            assert np.array_equal(one, expected) and label == index % 2
 
 
 def test_validation_and_scoring_batches_hold_the_clips_in_order(clips):
-    validation, labels = ValidationViews(clips["flow"], SEGMENTS, 24).__getitems__([2, 1])
-    assert validation.shape == (2, 2, 2, 3, 24, 24) and labels.tolist() == [0, 1]
+    ((validation, labels),) = make_loader(ValidationViews(clips["flow"][:3], SEGMENTS, 24), 4, 1)
+    assert validation.shape == (3, 2, 2, 3, 24, 24) and labels.tolist() == [0, 1, 0]
     score = Score(segments=2, crops=3, flip=True)
-    scoring, indices = ScoringViews(clips["flow"], SEGMENTS, score, 24).__getitems__([2, 1])
-    assert scoring.shape == (2, 12, 1, 2, 3, 24, 24) and indices.tolist() == [2, 1]
+    ((scoring, indices),) = make_loader(ScoringViews(clips["flow"][:3], SEGMENTS, score, 24), 4, 1)
+    assert scoring.shape == (3, 12, 1, 2, 3, 24, 24) and indices.tolist() == [0, 1, 2]
     # The middle crop's views are the middle of the clip, and come after the first crop's with its mirror images.
-    alone, _ = ScoringViews(clips["flow"], SEGMENTS, Score(segments=2, crops=1, flip=False), 24).__getitems__([2])
-    assert torch.equal(scoring[0, 4:6], alone[0])
+    alone, _ = ScoringViews(clips["flow"], SEGMENTS, Score(segments=2, crops=1, flip=False), 24)[2]
+    assert torch.equal(scoring[2, 4:6], alone)
 
 
-AUGMENTATIONS = [{}, {"scales": [0.8]}, {"flip": True}, {"jitter": 0.4}, {"gamma": 0.5, "dark": 1.0}]
+def test_an_epoch_visits_every_clip_once_in_another_order():
+    epochs = iter([0, 1])
+    sampler = EpochSampler(20, seed=0, epoch=lambda: next(epochs))
+    first, second = list(sampler), list(sampler)
+    assert sorted(index for _, index in first) == list(range(20)) == sorted(index for _, index in second)
+    assert first != [(0, index) for _, index in second]
+    assert {epoch for epoch, _ in second} == {1}
 
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=["plain", "crop", "flip", "jitter", "light"])
-@pytest.mark.parametrize("size", [32, 56])
-def test_views_made_on_the_device_are_those_of_the_workers(clips, augment, size):
-    asked = [(epoch, index) for epoch in range(2) for index in range(4)]
-    expected, labels = _views(clips["rgb"], augment, size).__getitems__(asked)
-    encoded, same = _views(clips["rgb"], augment, size, encoded=True).__getitems__(asked)
-    made = make_views(encoded, torch.device("cpu"))
-    assert made.dtype == torch.uint8 and made.shape == expected.shape and torch.equal(labels, same)
-    apart = (made.int() - expected.int()).abs().float()
-    assert apart.mean() < 1.5 and apart.max() <= 20  # the decoders interpolate chroma each in its way
-
-
-@pytest.mark.parametrize("demean", [False, True])
-@pytest.mark.parametrize("augment", AUGMENTATIONS[:3], ids=["plain", "crop", "flip"])
-def test_views_of_flow_made_on_the_device_are_those_of_the_workers_to_a_level(clips, augment, demean):
-    asked = [(epoch, index) for epoch in range(2) for index in range(4)]
-    expected, _ = _views(clips["flow"], augment, 40, demean).__getitems__(asked)
-    encoded, _ = _views(clips["flow"], augment, 40, demean, encoded=True).__getitems__(asked)
-    assert (make_views(encoded, torch.device("cpu")).int() - expected.int()).abs().max() <= 1
-
-
-def test_a_damaged_frame_on_the_device_is_one_line(clips):
-    encoded, _ = _views(clips["rgb"], {}, encoded=True).__getitems__([(0, 0)])
-    encoded.jpegs[0][1] = b"\xff\xd8 nothing"
-    with pytest.raises(UserError, match="train.decode: .* on the cpu") as caught:
-        make_views(encoded, torch.device("cpu"))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("modality", ["rgb", "flow"])
-def test_a_gpu_makes_the_views_of_the_cpu(clips, modality):
-    encoded, _ = _views(clips[modality], {"scales": [0.8], "flip": True}, encoded=True).__getitems__([(0, 0), (1, 3)])
-    one, other = (make_views(encoded, torch.device(device)).cpu().int() for device in ("cpu", "cuda"))
-    assert (one - other).abs().float().mean() < 1.5
+def test_normalise_is_v_minus_mean_over_std_per_channel():
+    views = torch.randint(0, 256, (2, 3, 2, 4, 5, 5), dtype=torch.uint8)
+    out = normalise(views, [128.0, 100.0], [57.6, 10.0])
+    assert torch.allclose(out[:, :, 1], (views[:, :, 1].float() - 100) / 10)

@@ -1,15 +1,19 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from helpers import moving_texture
+from PIL import Image
 
 from twostream.clipstore import ClipReader, write_clip
+from twostream.errors import UserError
 from twostream.flow.encoding import decode_flow, encode_flow
 from twostream.params import Augment
 from twostream.views.transforms import (
     View,
-    crop_places,
+    crop_positions,
     draw_view,
-    mirror_view,
     read_view,
     scoring_views,
     tone_curve,
@@ -56,14 +60,6 @@ def test_a_flip_of_frames_mirrors_them(tmp_path):
     assert np.array_equal(flipped, plain[:, :, ::-1])
 
 
-@pytest.mark.parametrize("channels", [2, 3])
-def test_a_mirrored_view_is_the_view_of_the_mirror_image(tmp_path, channels):
-    frames = [frame[..., :channels] for frame in moving_texture(2, 24, 32)]
-    plain, flipped = (_read(tmp_path, frames, View(4, 0, 20, flip=flip), 28) for flip in (False, True))
-    mirrored = mirror_view(plain.transpose(3, 0, 1, 2)[None])[0].transpose(1, 2, 3, 0)
-    assert np.abs(mirrored.astype(int) - flipped).max() <= (1 if channels == 2 else 0)  # of flow, halves are rounded
-
-
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (30, 30)])
 def test_crops_are_squares_inside_the_frame(size):
     rng = np.random.default_rng(0)
@@ -76,8 +72,8 @@ def test_crops_are_squares_inside_the_frame(size):
 
 
 def test_three_crops_lie_along_the_longer_side():
-    assert crop_places(40, 30, 30, 3) == [(0, 0), (5, 0), (10, 0)]
-    assert crop_places(30, 40, 30, 3) == [(0, 0), (0, 5), (0, 10)]
+    assert crop_positions(40, 30, 30, 3) == [(0, 0), (5, 0), (10, 0)]
+    assert crop_positions(30, 40, 30, 3) == [(0, 0), (0, 5), (0, 10)]
 
 
 def test_scoring_views_are_crops_times_flips():
@@ -221,11 +217,35 @@ def test_reading_a_view_crops_where_it_says(tmp_path):
     assert np.abs(out[0, :, 1].transpose(1, 2, 0).astype(int) - frames[2][8:40, 24:56]).mean() < 6
 
 
-def test_reduced_decoding_shows_the_same_picture(tmp_path):
-    """A crop of 64 read at 16 pixels is decoded at a quarter: it must look like the area average."""
-    frames = moving_texture(1, height=64, width=96)
-    write_clip(tmp_path / "a.zip", frames, 98, {"modality": "rgb"})
+@pytest.mark.parametrize("side, size", [(40, 40), (48, 24), (48, 16), (30, 41), (40, 67)])
+def test_a_crop_is_what_pillow_makes_of_it(tmp_path, side, size):
+    """Another decoder; shrinking by whole factors is the mean of blocks, enlarging is bilinear."""
+    write_clip(tmp_path / "a.zip", moving_texture(1, height=48, width=72), 95, {"modality": "rgb"})
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        image = Image.open(io.BytesIO(archive.read("00001.jpg"))).crop((9, 0, 9 + side, side))
     with ClipReader(tmp_path / "a.zip") as clip:
-        out = read_view(clip, np.array([[0]]), View(left=32, top=0, side=64), size=16)
-    average = frames[0][:, 32:].reshape(16, 4, 16, 4, 3).mean((1, 3))
-    assert np.abs(out[0, :, 0].transpose(1, 2, 0) - average).mean() < 4
+        out = read_view(clip, np.array([[0]]), View(9, 0, side), size)
+    how = Image.Resampling.BOX if size < side else Image.Resampling.BILINEAR
+    assert np.abs(out[0, :, 0].transpose(1, 2, 0).astype(int) - image.resize((size, size), how)).max() <= 1
+
+
+def test_repeated_frames_are_decoded_once(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a.zip", moving_texture(3), 95, {"modality": "rgb"})
+    decoded = []
+    frame = ClipReader.frame
+    monkeypatch.setattr(ClipReader, "frame", lambda clip, index: (decoded.append(index), frame(clip, index))[1])
+    with ClipReader(tmp_path / "a.zip") as clip:
+        out = read_view(clip, np.array([[0, 2], [2, 0]]), View(0, 0, 48), 32)
+    assert decoded == [0, 2]
+    assert np.array_equal(out[0, :, 0], out[1, :, 1]) and np.array_equal(out[0, :, 1], out[1, :, 0])
+
+
+def test_a_damaged_frame_is_one_line_that_names_it(tmp_path):
+    write_clip(tmp_path / "a.zip", moving_texture(3), 95, {"modality": "rgb"})
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    start = data.index(b"\xff\xd8", data.index(b"\xff\xd8") + 2)  # of the second frame
+    data[start : start + 4] = b"none"
+    (tmp_path / "a.zip").write_bytes(data)
+    with ClipReader(tmp_path / "a.zip") as clip, pytest.raises(UserError, match="frame 2 cannot be decoded") as caught:
+        read_view(clip, np.array([[0, 1]]), View(0, 0, 48), 32)
+    assert "\n" not in str(caught.value)

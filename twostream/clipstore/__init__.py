@@ -27,14 +27,6 @@ _ENTRY = np.dtype(  # of the ZIP directory as `write_clip` writes it: a name of 
     }
 )
 _TAIL = 16384  # bytes read first: they hold the directory of up to 290 frames and the comment
-_REDUCE = {1: 0, 2: 1, 4: 2, 8: 3}
-_COLOUR = (cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_8)
-_GREY = (
-    cv2.IMREAD_GRAYSCALE,
-    cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    cv2.IMREAD_REDUCED_GRAYSCALE_8,
-)
 
 
 def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -104,43 +96,30 @@ class ClipReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def read(self, indices: Sequence[int] | np.ndarray, reduce: int = 1) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return some frames, decoding each distinct one once.
 
         Args:
             indices: frame numbers from 0, any order, repeats allowed.
-            reduce: 1, 2, 4 or 8: decode at that part of the stored size, which is cheaper than decoding and shrinking.
 
         Returns:
-            uint8 [T, H/reduce, W/reduce, 3] RGB frames, or [T, H/reduce, W/reduce, 2] flow codes.
+            uint8 [T, H, W, 3] RGB frames, or [T, H, W, 2] flow codes.
         """
         wanted, inverse = np.unique(np.asarray(indices), return_inverse=True)
-        frames = [self._decode(int(i), reduce) for i in wanted]
+        frames = [self.frame(int(i)) for i in wanted]
         return np.stack([frames[i] for i in inverse.ravel()])
 
-    def encoded(self, index: int) -> bytes:
-        """Return the JPEG of one frame."""
+    def frame(self, index: int) -> np.ndarray:
+        """Decode one frame: uint8 [H, W, 3] RGB, or [H, W, 2] flow codes."""
         offset, size = self._entries[index].tolist()
         self._file.seek(offset)
-        data = self._file.read(size)
-        if len(data) != size:
-            raise self.undecodable(index)
-        return data
-
-    def _decode(self, index: int, reduce: int) -> np.ndarray:
-        flow = self.meta["modality"] == "flow"
-        how = (_GREY if flow else _COLOUR)[_REDUCE[reduce]]
-        image = cv2.imdecode(np.frombuffer(self.encoded(index), np.uint8), how)
-        if image is None:
-            raise self.undecodable(index)
-        if flow:
-            half = image.shape[1] // 2
-            return np.stack([image[:, :half], image[:, half:]], axis=-1)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-    def undecodable(self, index: int) -> UserError:
-        """Return the error to raise where a frame's JPEG is damaged."""
-        return self._damaged(f"frame {index + 1} cannot be decoded")
+        jpeg = self._file.read(size)
+        try:
+            if len(jpeg) != size:
+                raise ValueError("cut short")
+            return decode_frame(jpeg, self.meta["modality"])
+        except ValueError:
+            raise self._damaged(f"frame {index + 1} cannot be decoded") from None
 
     def _damaged(self, why: object) -> UserError:
         return UserError(f"{self.path}: not a sound clip file ({why}); delete it and run `dvc repro`")

@@ -394,9 +394,6 @@ class _WindowClip:
     def __len__(self) -> int:
         return self._length
 
-    def encoded(self, index: int) -> bytes:
-        return self._jpegs[index]
-
     def frame(self, index: int) -> np.ndarray:
         return decode_frame(self._jpegs[index], self.meta["modality"])
 

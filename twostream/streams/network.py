@@ -1,0 +1,34 @@
+"""Build the network of one stream."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twostream.networks.registry import SegmentConsensus, create_model
+from twostream.params import Sampling
+
+
+class NetworkSettings(Protocol):
+    """What the parameters of a stream and a model folder's `config.json` have in common."""
+
+    model: str
+    size: int
+    dropout: float
+    sampling: Sampling
+
+
+def build_network(settings: NetworkSettings, modality: str, classes: int, weights: str = "none") -> SegmentConsensus:
+    """Return a stream's network on the CPU; without `weights` its parameters follow from torch's global seed.
+
+    Raises:
+        UserError: the settings do not fit together, or the weights cannot be had.
+    """
+    return create_model(
+        settings.model,
+        modality=modality,
+        classes=classes,
+        frames=settings.sampling.frames,
+        dropout=settings.dropout,
+        weights=weights,
+        input_size=settings.size,
+    )
