@@ -1,4 +1,4 @@
-"""Reading videos: every frame that can be decoded, in order, and what a decode of the whole file tells about it."""
+"""Read videos: decode every frame that can be decoded, in order, and report what a complete decode finds."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-# Below this side neither the networks' crops nor the flow pyramids have anything to work on.
+from twostream.errors import reason
+
+# Shorter sides leave too few pixels for the networks' crops and the pyramids of optical flow.
 MIN_SIDE = 16
-# Headers of real files are often one frame off (HMDB51), and a broken tail should not cost a clip; losing
-# more than this part of the frames should.
+# Headers of real files are often wrong by one frame (HMDB51), and a broken end should not make a clip unreadable; a
+# loss of more than this fraction of the frames should.
 MAX_LOST = 0.2
 _PLANAR = {f"{family}{layout}p" for family in ("yuv", "yuvj") for layout in (420, 422, 444)}
 _STRETCHED = np.rint((np.arange(256) - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
 
-av.logging.set_level(av.logging.PANIC)  # what matters is raised; libav's own lines would tear the progress bar
+av.logging.set_level(av.logging.PANIC)  # errors that matter are raised; libav's messages would break the progress bar
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What decoding a file told. `frames` were decoded; `reason` is empty for a sound file.
+    """What a complete decode of a file found.
 
-    A readable file may still carry a reason (a few frames are lost); `readable` says whether it can be used.
+    Attributes:
+        frames: number of frames that were decoded.
+        readable: whether the clip can be used.
+        reason: what is wrong with the file, empty for a sound one; a readable file can have a reason too.
     """
 
     frames: int
@@ -65,9 +70,9 @@ def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.n
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray | None:
-    """What FFmpeg's conversion to `gray` gives, at a third of its time; None for formats without a plane of 8-bit luma.
+    """Return what FFmpeg's conversion to `gray` gives, in a third of its time; None for formats without 8-bit luma.
 
-    Luma from 16 to 235 is stretched to grey levels from 0 to 255; the `yuvj` formats use all 256 as they are.
+    Luma from 16 to 235 is stretched to grey levels from 0 to 255; the `yuvj` formats already use all 256 levels.
     """
     if frame.format.name not in _PLANAR:
         return None
@@ -82,11 +87,11 @@ def probe(path: str | Path) -> Probe:
 
 
 def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
-    """What :func:`probe` reports, and when each of its frames is shown.
+    """Return the report of :func:`probe` and the time of each frame.
 
     Returns:
-        The report, and float64 [frames], seconds from the first frame, never decreasing: by the frames' time stamps, or
-        evenly at the frame rate where one has none.
+        The report, and float64 [frames]: seconds from the first frame, never decreasing, by the time stamps of the
+        frames, or by the frame rate if a time stamp is missing.
     """
     stamps: list[float | None] = []
     found = _probe(path, stamps)
@@ -98,7 +103,7 @@ def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
 
 
 def _probe(path: str | Path, stamps: list[float | None]) -> Probe:
-    """Decode the file; `stamps` gets the seconds of every frame's time stamp, None where it has none."""
+    """Decode the file and append the time stamp of every frame to `stamps`, in seconds, or None."""
     try:
         if os.path.getsize(path) == 0:
             return _unreadable("empty file (0 bytes)")
@@ -118,13 +123,13 @@ def _probe(path: str | Path, stamps: list[float | None]) -> Probe:
     except VideoError as error:
         return _unreadable(str(error))
     except OSError as error:
-        return _unreadable(f"cannot be opened: {error.strerror or error}")
+        return _unreadable(f"cannot be opened: {reason(error)}")
     return _judge(frames, declared, fps, width, height, errors)
 
 
 def _judge(frames: int, declared: int, fps: float, width: int, height: int, errors: list[str]) -> Probe:
-    def result(readable: bool, reason: str) -> Probe:
-        return Probe(frames, round(fps, 6), width, height, readable, reason)
+    def result(readable: bool, why: str) -> Probe:
+        return Probe(frames, round(fps, 6), width, height, readable, why)
 
     if frames == 0:
         return result(False, f"no frame can be decoded{': ' + errors[0] if errors else ''}")
@@ -140,8 +145,8 @@ def _judge(frames: int, declared: int, fps: float, width: int, height: int, erro
     return result(True, "")
 
 
-def _unreadable(reason: str) -> Probe:
-    return Probe(0, 0.0, 0, 0, False, reason)
+def _unreadable(why: str) -> Probe:
+    return Probe(0, 0.0, 0, 0, False, why)
 
 
 def _open(path: str | Path) -> av.container.InputContainer:
@@ -149,11 +154,11 @@ def _open(path: str | Path) -> av.container.InputContainer:
         # `file:` keeps FFmpeg from reading a name such as "concat:a" or "http:x" as a protocol.
         container = av.open(f"file:{os.fspath(path)}", metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise VideoError(f"not a video that can be opened: {_words(error)}") from None
+        raise VideoError(f"not a video that can be opened: {reason(error)}") from None
     if not container.streams.video:
         container.close()
         raise VideoError("no video stream")
-    container.streams.video[0].codec_context.thread_count = 1  # clips run in parallel, one a process
+    container.streams.video[0].codec_context.thread_count = 1  # clips run in parallel, one per process
     return container
 
 
@@ -164,25 +169,25 @@ def _decode(container: av.container.InputContainer, errors: list[str]) -> Iterat
         try:
             packet = next(packets, None)
         except av.error.FFmpegError as error:
-            errors.append(_words(error))
+            errors.append(reason(error))
             return
         if packet is None:
             return
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
-            errors.append(_words(error))
+            errors.append(reason(error))
             continue
-        except (RuntimeError, ValueError) as error:  # no decoder, or impossible picture sizes
+        except (RuntimeError, ValueError) as error:  # no decoder, or impossible frame sizes
             errors.append(str(error))
             return
         yield from (frame for frame in frames if frame.width > 0 and frame.height > 0)
 
 
 def _frames_by_time(frames: int, last: int | None, stream: av.VideoStream, container: av.container.Container) -> int:
-    """How many frames there should be, if `frames` of them reach only to time stamp `last` of the declared duration.
+    """Return how many frames there should be, if `frames` of them end at time stamp `last` of the declared duration.
 
-    Not duration times rate: the rate of a variable-rate file is a guess.
+    The duration times the frame rate would be wrong for a file of variable rate, whose rate is a guess.
     """
     seconds = (container.duration or 0) / av.time_base
     if stream.duration:
@@ -191,10 +196,6 @@ def _frames_by_time(frames: int, last: int | None, stream: av.VideoStream, conta
         return frames
     covered = float((last - (stream.start_time or 0)) * stream.time_base)
     return max(frames, round((frames - 1) * seconds / covered)) if covered > 0 else frames
-
-
-def _words(error: av.error.FFmpegError) -> str:
-    return error.strerror or type(error).__name__
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -300,14 +300,14 @@ def test_the_device_counts_for_the_methods_that_use_it(demo_values):
 
 
 def test_methods_without_a_gpu_stay_on_the_cpu(monkeypatch, demo_values):
-    monkeypatch.setattr(flow, "_gpu_at_hand", lambda: True)
+    monkeypatch.setattr(flow, "_has_gpu", lambda: True)
     devices = {method: flow.resolve_device(_flow(demo_values, method=method)) for method in METHODS}
     assert [method for method, device in devices.items() if device == "cuda"] == ["tvl1", "raft"]
     assert flow.resolve_device(_flow(demo_values, method="tvl1", device="cpu")) == "cpu"
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(monkeypatch, demo_values):
-    monkeypatch.setattr(flow, "_gpu_at_hand", lambda: False)
+    monkeypatch.setattr(flow, "_has_gpu", lambda: False)
     assert flow.resolve_device(_flow(demo_values, method="tvl1", device="auto")) == "cpu"
     with pytest.raises(UserError, match=r"^flow\.device: cuda, but .* no GPU"):
         flow.resolve_device(_flow(demo_values, method="tvl1", device="cuda"))

@@ -85,9 +85,3 @@ def test_a_failed_fetch_says_which_file_goes_where(monkeypatch, tmp_path):
     monkeypatch.setitem(raft._MODELS, "small", (optical_flow.raft_small, pretrained))
     with pytest.raises(UserError, match=r"no network.*checkpoints/raft_small\.pth.*`weights:`"):
         _solver("pretrained")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_asked_for_must_be_there(weights):
-    with pytest.raises(UserError, match=r"flow\.device: cuda"):
-        raft.solver(Raft(model="small", weights=str(weights), updates=2), device="cuda")

@@ -1,4 +1,4 @@
-"""Dense optical flow: solvers from two grey images to pixels, and the 8-bit code they are stored in."""
+"""Dense optical flow: solvers that take two grey images, and the 8-bit code in which flow is stored."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ ON_GPU = ("tvl1", "raft")  # methods whose `solver` takes a device
 
 
 class Solver(ABC):
-    """A flow method: from uint8 [H, W] images to float32 [H, W, 2] in pixels.
+    """A flow method: computes float32 [H, W, 2] in pixels from two images uint8 [H, W].
 
     A point at (x, y) in the first image is at (x + flow[y, x, 0], y + flow[y, x, 1]) in the second.
     """
 
     def prepare(self, image: np.ndarray) -> Any:
-        """The part of the work that concerns one image alone, so that in a video it is done once for both its pairs."""
+        """Do the work that concerns one image alone; in a video it then serves both pairs of the image."""
         return image
 
     @abstractmethod
     def match(self, first: Any, second: Any) -> np.ndarray:
-        """Flow [H, W, 2] between two prepared images."""
+        """Return the flow [H, W, 2] between two prepared images."""
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Flow [H, W, 2] from the first image to the second."""
+        """Return the flow [H, W, 2] from the first image to the second."""
         return self.match(self.prepare(first), self.prepare(second))
 
     def sequence(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Flow of every image to the next: one fewer than there are images."""
+        """Yield the flow of every image to the next."""
         for first, second in itertools.pairwise(map(self.prepare, images)):
             yield self.match(first, second)
 
 
 def make_solver(flow: Flow, device: str | None = None) -> Solver:
-    """The solver that `flow.method` names, with that method's parameters.
+    """Return the solver of `flow.method` with the parameters of that method.
 
     Args:
         flow: the parameter section.
-        device: `cpu` or `cuda`; None: what `resolve_device` says.
+        device: `cpu` or `cuda`; None: the result of `resolve_device`.
 
     Raises:
         UserError: as `resolve_device`.
@@ -60,21 +60,21 @@ def make_solver(flow: Flow, device: str | None = None) -> Solver:
 
 
 def resolve_device(flow: Flow) -> Literal["cpu", "cuda"]:
-    """Where `flow.method` is solved on this machine; imports torch only if there is an NVIDIA GPU to ask it about.
+    """Return where `flow.method` is solved on this machine; import torch only on a machine with an NVIDIA driver.
 
     Raises:
         UserError: `flow.device` is `cuda` and there is no GPU that PyTorch can use.
     """
     if flow.method not in ON_GPU or flow.device == "cpu":
         return "cpu"
-    if _gpu_at_hand():
+    if _has_gpu():
         return "cuda"
     if flow.device == "cuda":
         raise UserError("flow.device: cuda, but PyTorch finds no GPU that it can use; write auto or cpu")
     return "cpu"
 
 
-def _gpu_at_hand() -> bool:
+def _has_gpu() -> bool:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

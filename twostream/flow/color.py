@@ -58,7 +58,7 @@ def full_colour_px(flow_px: np.ndarray) -> float:
 
 
 def color_wheel(size: int) -> np.ndarray:
-    """The key to :func:`flow_to_color`: uint8 [size, size, 3] RGB, a disc of full speed at its rim, white outside."""
+    """Return the key to :func:`flow_to_color`: uint8 [size, size, 3] RGB, a disc on white, full speed at its rim."""
     axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / max(size / 2, 1)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     inside = np.hypot(x, y) <= 1
@@ -67,7 +67,7 @@ def color_wheel(size: int) -> np.ndarray:
 
 
 def _wheel() -> np.ndarray:
-    """The 55 hues, float32 [55, 3] in 0..1: six ramps between pure colours, as long as the eye finds them different."""
+    """Return the 55 hues, float32 [55, 3] in 0..1: six ramps, longer where the eye distinguishes more colours."""
     ramps = [  # from colour, channel that moves, its direction, steps
         ((1, 0, 0), 1, +1, 15),  # red to yellow
         ((1, 1, 0), 0, -1, 6),  # yellow to green

@@ -1,4 +1,4 @@
-"""Dense inverse search flow (Kroeger, Timofte, Dai & Van Gool 2016), OpenCV's."""
+"""OpenCV's dense inverse search (Kroeger, Timofte, Dai & Van Gool, ECCV 2016)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class _Dis(Solver):
 
     def match(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         if first.shape != self._size:
-            # An engine that has met a small image keeps its few scales for larger ones, so it serves one size alone.
+            # OpenCV keeps the number of scales of the first image, so each size gets a solver of its own.
             self._engine, self._size = cv2.DISOpticalFlow_create(self._preset), first.shape
         return self._engine.calc(first, second, None)
 
 
 def solver(settings: Dis) -> Solver:
-    """A solver of two uint8 [H, W] images, 16 pixels a side at least, to float32 [H, W, 2] pixels."""
+    """Return the solver, for images of at least 16 pixels on each side."""
     return _Dis(settings)

@@ -1,4 +1,4 @@
-"""Farneback's flow (Farneback 2003, "Two-frame motion estimation based on polynomial expansion"), OpenCV's."""
+"""OpenCV's implementation of Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", 2003."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class _Farneback(Solver):
 
 
 def solver(settings: Farneback) -> Solver:
-    """A solver of two uint8 [H, W] images to float32 [H, W, 2] pixels."""
+    """Return the solver."""
     return _Farneback(settings)

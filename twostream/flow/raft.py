@@ -1,4 +1,4 @@
-"""RAFT flow (Teed & Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020), torchvision's."""
+"""torchvision's RAFT (Teed & Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MODELS = {
     "small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT),
     "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
 }
-_SMALLEST = 128  # its coarsest correlations stand for 64 pixels, and it needs two of them a side
+_SMALLEST = 128  # pixels: the coarsest correlation volume has a cell per 64 pixels and needs two on each side
 
 
 class RaftSolver(Solver):
-    """RAFT in 32 bit on one device; grey images stand for all three colours."""
+    """RAFT in 32 bit on one device; a grey image is used for all three colour channels."""
 
     def __init__(self, settings: Raft, device: torch.device) -> None:
         self.device = device
@@ -33,36 +33,32 @@ class RaftSolver(Solver):
         self._network = _network(settings).eval().to(device)
 
     def prepare(self, image: np.ndarray) -> torch.Tensor:
-        """The image on the device, uint8 [1, H, W]."""
+        """Return the image on the device, uint8 [1, H, W]."""
         return torch.tensor(image, device=self.device)[None]
 
     def match(self, first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
-        """Flow float32 [H, W, 2] in pixels between two prepared images."""
+        """Return the flow float32 [H, W, 2] in pixels between two prepared images."""
         return self.match_batch(first, second)[0].cpu().numpy()
 
     @torch.inference_mode()
     def match_batch(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Flow of many pairs at once: two uint8 [N, H, W] on the device to float32 [N, H, W, 2] pixels, there too."""
+        """Return the flow float32 [N, H, W, 2] in pixels of pairs uint8 [N, H, W], all on the device."""
         height, width = first.shape[1:]
         left, right = _margins(width)
         top, bottom = _margins(height)
-        images = torch.stack([first, second])[:, :, None].float() / 127.5 - 1  # [2, N, 1, H, W] as its weights want it
+        images = torch.stack([first, second])[:, :, None].float() / 127.5 - 1  # [2, N, 1, H, W] in -1..1
         images = functional.pad(images.flatten(0, 1), (left, right, top, bottom), mode="replicate")
         one, two = images.expand(-1, 3, -1, -1).chunk(2)
         flow = self._network(one, two, num_flow_updates=self._updates)[-1]
         return flow[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1).contiguous()
 
 
-def solver(settings: Raft, device: Literal["auto", "cpu", "cuda"] = "auto") -> RaftSolver:
-    """A solver of two uint8 [H, W] images to float32 [H, W, 2] pixels; `auto` is the GPU where there is one.
+def solver(settings: Raft, device: Literal["cpu", "cuda"]) -> RaftSolver:
+    """Return the solver for a device.
 
     Raises:
-        UserError: the weights cannot be fetched or read or are another model's, or there is no GPU to use.
+        UserError: the weights cannot be fetched or read, or belong to another model.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("flow.device: cuda, but torch finds no GPU; use auto or cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return RaftSolver(settings, torch.device(device))
 
 
@@ -92,6 +88,6 @@ def _network(settings: Raft) -> optical_flow.RAFT:
 
 
 def _margins(length: int) -> tuple[int, int]:
-    """Pixels to add before and after, so that a side is a multiple of 8 and long enough."""
+    """Return the pixels to add before and after a side, so that it is a multiple of 8 and long enough."""
     more = max(-(-length // 8) * 8, _SMALLEST) - length
     return more // 2, more - more // 2
