@@ -77,7 +77,7 @@ def _luma(frame: av.VideoFrame) -> np.ndarray | None:
     if frame.format.name not in _PLANAR:
         return None
     plane = frame.planes[0]
-    image = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    image = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
     return image.copy() if frame.format.name.startswith("yuvj") else cv2.LUT(image, _STRETCHED)
 
 
@@ -98,7 +98,7 @@ def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
     if None in stamps:
         times = np.arange(len(stamps)) / (found.fps or 25.0)
     else:
-        times = np.maximum.accumulate(np.array(stamps, np.float64) - (stamps[0] if stamps else 0.0))
+        times = np.maximum.accumulate(np.array(stamps, np.float64) - ((stamps and stamps[0]) or 0.0))
     return found, times
 
 
@@ -110,7 +110,8 @@ def _probe(path: str | Path, stamps: list[float | None]) -> Probe:
         with _open(path) as container:
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 0)
-            frames, width, height, last, errors = 0, 0, 0, None, []
+            frames, width, height, last = 0, 0, 0, None
+            errors: list[str] = []
             for frame in _decode(container, errors):
                 if frames == 0:
                     width, height = frame.width, frame.height
@@ -174,7 +175,7 @@ def _decode(container: av.container.InputContainer, errors: list[str]) -> Iterat
         if packet is None:
             return
         try:
-            frames = packet.decode()
+            frames: list[av.VideoFrame] = packet.decode()  # type: ignore[assignment]
         except av.error.FFmpegError as error:
             errors.append(reason(error))
             continue
@@ -184,17 +185,19 @@ def _decode(container: av.container.InputContainer, errors: list[str]) -> Iterat
         yield from (frame for frame in frames if frame.width > 0 and frame.height > 0)
 
 
-def _frames_by_time(frames: int, last: int | None, stream: av.VideoStream, container: av.container.Container) -> int:
+def _frames_by_time(
+    frames: int, last: int | None, stream: av.VideoStream, container: av.container.InputContainer
+) -> int:
     """Return how many frames there should be, if `frames` of them end at time stamp `last` of the declared duration.
 
     The duration times the frame rate would be wrong for a file of variable rate, whose rate is a guess.
     """
     seconds = (container.duration or 0) / av.time_base
     if stream.duration:
-        seconds = float(stream.duration * stream.time_base)
+        seconds = float(stream.duration * (stream.time_base or 0))
     if last is None or seconds <= 0:
         return frames
-    covered = float((last - (stream.start_time or 0)) * stream.time_base)
+    covered = float((last - (stream.start_time or 0)) * (stream.time_base or 0))
     return max(frames, round((frames - 1) * seconds / covered)) if covered > 0 else frames
 
 

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import av
 import cv2
@@ -28,12 +28,12 @@ from twostream.core.parallel import cores, unordered
 from twostream.errors import UserError, reason
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
-from twostream.flow.gpu_server import FlowServer, solve_remotely
+from twostream.flow.gpu_server import BatchSolver, FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
 from twostream.video import VideoError, read_frames, resize
 
 # Files that a flow method imports from outside its own module or package, see `code_files`.
-_ALSO_IMPORTED = {"tvl1": ["flow/simd.py"], "raft": ["networks/weights.py"]}
+_ALSO_IMPORTED = {"raft": ["networks/weights.py"]}
 
 
 class Clip(NamedTuple):
@@ -132,7 +132,7 @@ def _extract_all(job: Job, clips: Sequence[Clip], device: str, workers: int) -> 
         _compile_kernels(settings)
         return list(run(functools.partial(extract_flow_clip_cpu, job)))
     with message_if_slow(f"starting {settings.method} on the GPU"):
-        solver = make_solver(settings, device)
+        solver = cast(BatchSolver, make_solver(settings, device))
     with FlowServer(solver, settings.bound) as server:
         return list(run(functools.partial(extract_flow_clip_gpu, job, server.address)))
 
@@ -144,14 +144,14 @@ def extract_rgb_clip(job: Job, clip: Clip) -> Result:
 
 def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
     """Solve the flow of a clip in this process, and write it."""
-    solver = _solver(job.settings.model_dump_json(by_alias=True))
-    flows_px = solver.sequence(_grey_frames(job.settings, clip))
-    return _write(job, clip, (encode_flow(flow_px, job.settings.bound) for flow_px in flows_px))
+    settings = cast(Flow, job.settings)
+    flows_px = _solver(settings.model_dump_json(by_alias=True)).sequence(_grey_frames(settings, clip))
+    return _write(job, clip, (encode_flow(flow_px, settings.bound) for flow_px in flows_px))
 
 
 def extract_flow_clip_gpu(job: Job, address: str, clip: Clip) -> Result:
     """Have the `FlowServer` at `address` solve the flow of a clip, and write it."""
-    return _write(job, clip, solve_remotely(address, _grey_frames(job.settings, clip)))
+    return _write(job, clip, solve_remotely(address, _grey_frames(cast(Flow, job.settings), clip)))
 
 
 def _grey_frames(settings: Flow, clip: Clip) -> Iterator[np.ndarray]:

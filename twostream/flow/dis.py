@@ -21,12 +21,13 @@ _PRESETS = {
 
 class _Dis(Solver):
     def __init__(self, settings: Dis) -> None:
-        self._preset, self._size = _PRESETS[settings.preset], None
+        self._preset, self._size = _PRESETS[settings.preset], (0, 0)
 
     def match(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         if first.shape != self._size:
             # OpenCV keeps the number of scales of the first image, so each size gets a solver of its own.
-            self._engine, self._size = cv2.DISOpticalFlow_create(self._preset), first.shape
+            self._engine = cv2.DISOpticalFlow_create(self._preset)  # type: ignore[attr-defined]
+            self._size = first.shape
         return self._engine.calc(first, second, None)
 
 

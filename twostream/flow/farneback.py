@@ -18,7 +18,7 @@ class _Farneback(Solver):
         self._settings = settings.model_dump()
 
     def match(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return cv2.calcOpticalFlowFarneback(first, second, None, flags=0, **self._settings)
+        return cv2.calcOpticalFlowFarneback(first, second, None, flags=0, **self._settings)  # type: ignore[call-overload]
 
 
 def solver(settings: Farneback) -> Solver:

@@ -25,8 +25,8 @@ import struct
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class BatchSolver(Protocol):
         """Return the flow float32 [B, H, W, 2] in pixels of pairs uint8 [B, H, W], all on the device."""
 
 
-def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Generator[np.ndarray]:
     """Yield the codes of the flow from every image to the next, uint8 [H, W, 2], solved by a server.
 
     Args:
@@ -70,7 +70,7 @@ def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Iterator[np.nd
     pairs = _pairs(CHUNK_PX, first.size)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, _lost_server_is_user_error():
         server.connect(address)
-        slot = _share_slot(server, *first.shape, pairs)
+        slot = _share_slot(server, first.shape[0], first.shape[1], pairs)
         slot.frames[0] = first
         while count := _fill(slot.frames[1:], images):
             server.send(_REQUEST.pack(count))
@@ -135,7 +135,7 @@ def _pairs(pixels: int, size: int) -> int:
 class _Request(NamedTuple):
     client: socket.socket
     slot: _Slot
-    count: int
+    pairs: int
 
 
 class _Launched(NamedTuple):
@@ -191,7 +191,7 @@ class FlowServer:
             self._serve()
         finally:  # close all sockets, so that waiting clients fail instead of hanging
             for key in list(self._selector.get_map().values()):
-                key.fileobj.close()
+                cast(socket.socket, key.fileobj).close()
             self._selector.close()
 
     def _serve(self) -> None:
@@ -213,7 +213,7 @@ class FlowServer:
                 if key.fileobj is self._listener:
                     self._selector.register(self._listener.accept()[0], selectors.EVENT_READ)
                 else:
-                    self._listen_to(key.fileobj)
+                    self._listen_to(cast(socket.socket, key.fileobj))
             events = self._selector.select(0)
         return True
 
@@ -240,8 +240,8 @@ class FlowServer:
         shape = self._requests[0].slot.codes.shape
         room, taken, left = self._batch_pairs(shape), [], deque[_Request]()
         for request in self._requests:
-            if request.slot.codes.shape == shape and request.count <= room:
-                room -= request.count
+            if request.slot.codes.shape == shape and request.pairs <= room:
+                room -= request.pairs
                 taken.append(request)
             else:
                 left.append(request)
@@ -272,7 +272,7 @@ class FlowServer:
         import torch
 
         frames, first = self._pack(requests)
-        taken = sum(request.count for request in requests)
+        taken = sum(request.pairs for request in requests)
         codes = self._codes(self._to_device(frames), self._to_device(first))[:taken]
         if self._solver.device.type != "cuda":
             return _Launched(requests, codes, None)
@@ -284,9 +284,9 @@ class FlowServer:
 
     def _pack(self, requests: list[_Request]) -> tuple[np.ndarray, np.ndarray]:
         """Return the frames of all requests, uint8 [F, H, W], and the index of each pair's first frame, int64 [B]."""
-        frames = np.concatenate([request.slot.frames[: request.count + 1] for request in requests])
-        starts = np.cumsum([0, *(request.count + 1 for request in requests[:-1])])
-        counts = [request.count for request in requests]
+        frames = np.concatenate([request.slot.frames[: request.pairs + 1] for request in requests])
+        starts = np.cumsum([0, *(request.pairs + 1 for request in requests[:-1])])
+        counts = [request.pairs for request in requests]
         first = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
         missing = self._batch_pairs(requests[0].slot.codes.shape) - len(first)
         return frames, np.pad(first, (0, missing), mode="edge")
@@ -326,6 +326,6 @@ class FlowServer:
             launched.ready.synchronize()
         codes, at = launched.codes.numpy(), 0
         for request in launched.requests:
-            request.slot.codes[: request.count] = codes[at : at + request.count]
-            at += request.count
+            request.slot.codes[: request.pairs] = codes[at : at + request.pairs]
+            at += request.pairs
         self._answer(launched.requests, _SOLVED)

@@ -172,7 +172,7 @@ def test_levels_halve_and_stop_before_they_are_too_small():
 
 def test_what_the_settings_name_departs_from_the_preset(demo_values):
     section = demo_values["flow"]["tvl1"]
-    assert recipe_of(Tvl1(**section)) == PRESETS["balanced"]
+    assert recipe_of(Tvl1(**{**section, "preset": "balanced"})) == PRESETS["balanced"]
     changed = recipe_of(
         Tvl1(**{**section, "preset": "fast", "lambda": 0.7, "warps": 3, "iterations": [4, 8], "median": 1})
     )

@@ -183,6 +183,9 @@ def enlarge_taps(size: int, enlarged: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([left, left + 1], axis=1).clip(0, size - 1), np.stack([1 - fraction, fraction], axis=1)
 
 
+_Workspace = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
 class Tvl1Cpu(Solver):
     """The solver for the CPU: one pair at a time, on one thread, with working memory that is kept from pair to pair."""
 
@@ -241,7 +244,7 @@ class Tvl1Cpu(Solver):
         k.read_flow(workspace[0][0], flow, *sizes[0], k.stride_of(sizes[0][1]))
         return flow
 
-    def _start_level(self, level: int, sizes: list[tuple[int, int]], workspace: list[tuple[np.ndarray, ...]]) -> None:
+    def _start_level(self, level: int, sizes: list[tuple[int, int]], workspace: _Workspace) -> None:
         """Set flow and dual variables to zero on the coarsest level, else to those of the coarser level, enlarged."""
         k, (height, width), (state, _, rows) = self._kernels, sizes[level], workspace[level]
         if level == len(sizes) - 1:
@@ -262,7 +265,7 @@ class Tvl1Cpu(Solver):
         median = k.median5 if self._recipe.median == 5 else k.median3
         median(state, rows, height, width, stride)
 
-    def _workspace(self, sizes: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _workspace(self, sizes: list[tuple[int, int]]) -> _Workspace:
         """Return state, mask of right neighbours and spare rows of every level, this thread's for the latest sizes."""
         k = self._kernels
         if getattr(self._kept, "sizes", None) != sizes:

@@ -11,7 +11,7 @@ import functools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,8 +75,8 @@ class _Level(NamedTuple):
     """
 
     size: tuple[int, int]
-    shrink: tuple[Taps, Taps] | None
-    enlarge: tuple[Taps, Taps] | None
+    shrink: tuple[Taps, ...] = ()
+    enlarge: tuple[Taps, ...] = ()
 
 
 class Tvl1Torch(Solver):
@@ -94,7 +94,7 @@ class Tvl1Torch(Solver):
         self._steps = steps or _fastest_steps(recipe, self.device)
         self._plan = functools.lru_cache(4 * _GRAPHS)(self._new_plan)
         self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
-        self._pool = None
+        self._pool: Any = None  # of the memory of all graphs
 
     @torch.inference_mode()
     def prepare(self, image: np.ndarray) -> list[Tensor]:
@@ -131,7 +131,7 @@ class Tvl1Torch(Solver):
 
     def _new_plan(self, height: int, width: int) -> list[_Level]:
         sizes = pyramid_sizes(height, width, self.recipe)
-        levels = [_Level(sizes[0], None, None)]
+        levels = [_Level(sizes[0])]
         for fine, coarse in zip(sizes, sizes[1:], strict=False):
             shrink, enlarge = (
                 tuple(self._table(*taps(side, other)) for side, other in zip(source, target, strict=True))
@@ -140,7 +140,7 @@ class Tvl1Torch(Solver):
             levels.append(_Level(coarse, shrink, enlarge))
         if self.recipe.presmooth > 0:
             smooth = tuple(self._table(*_smoothing(side, self.recipe.presmooth)) for side in sizes[0])
-            levels[0] = _Level(sizes[0], smooth, None)
+            levels[0] = _Level(sizes[0], smooth)
         return levels
 
     def _table(self, index: np.ndarray, weights: np.ndarray) -> Taps:
@@ -170,7 +170,7 @@ class Tvl1Torch(Solver):
         images = images.float()
         pyramid = []
         for level in plan:
-            if level.shrink is not None:
+            if level.shrink:
                 images = self._steps.resample(images, *level.shrink)
             pyramid.append(images)
         return pyramid
@@ -223,7 +223,7 @@ def _rates(recipe: Recipe) -> Rates:
 class _Graph:
     """The solve of one shape, recorded as a CUDA graph. Graphs share memory, so a result is copied out at once."""
 
-    def __init__(self, solve: Callable[..., Tensor], shape: tuple[int, ...], plan: list[_Level], pool: object) -> None:
+    def __init__(self, solve: Callable[..., Tensor], shape: tuple[int, ...], plan: list[_Level], pool: Any) -> None:
         self._plan = plan  # the graph reads these tables: keep them alive
         self._inputs = torch.zeros(2, *shape, dtype=torch.uint8, device="cuda")
         self._graph = torch.cuda.CUDAGraph()
@@ -265,7 +265,7 @@ def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
     for dim, (index, weights) in ((-2, rows), (-1, columns)):
         shape = (-1, 1) if dim == -2 else (-1,)
         taps = zip(index.unbind(1), weights.unbind(1), strict=True)
-        images = sum(images.index_select(dim, tap) * weight.reshape(shape) for tap, weight in taps)
+        images = sum(images.index_select(dim, tap) * weight.reshape(shape) for tap, weight in taps)  # type: ignore
     return images
 
 
@@ -293,7 +293,7 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, exposure
     padded = padded.flatten(1)
     across, slope_across = _spline(at_x - whole_x), _spline_slope(at_x - whole_x)
     down, slope_down = _spline(at_y - whole_y), _spline_slope(at_y - whole_y)
-    value = slope_x = slope_y = 0
+    value = slope_x = slope_y = torch.zeros_like(at_x)
     for row in range(4):
         start = corner + row * (width + 4)
         pixels = [padded.gather(1, (start + column).flatten(1)).view_as(start) for column in range(4)]
@@ -329,7 +329,7 @@ def fit_exposure(first: Tensor, flow: Tensor, data: Linear, exposure: Exposure, 
     known = (gradient != 0).any(1) | (change != 0)  # the data term is zero where the flow leaves the image
     target = first[:, ::row_step].double()
     value = change + target
-    gain, offset = 1, 0
+    gain, offset = torch.ones_like(target), torch.zeros_like(target)
     for _ in range(rounds):
         weight = known / (1 + (gain * value + offset - target).abs())
         weight = weight / (_total(weight) + 1e-9)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from twostream.flow import simd
-from twostream.flow.simd import LANES, kernel, load, splat, store
+from twostream.flow.tvl1 import simd
+from twostream.flow.tvl1.simd import LANES, kernel, load, splat, store
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Explicit SIMD for numba: vectors of 16 float32 lanes, so that a kernel's speed does not hang on the optimiser.
+"""Explicit SIMD for numba: vectors of 16 float32 lanes, so that speed does not depend on automatic vectorisation.
 
 A kernel walks flat float32 arrays in steps of `LANES`. LLVM maps a vector to what the processor has: one AVX-512
 register, two of AVX2, four of SSE or NEON; the lanes' results are the same. Arithmetic (+ - *), comparisons and
@@ -30,17 +30,17 @@ LANES = 16
 
 def kernel(function: Callable) -> Callable:
     """Compile a function to machine code at its first call, without the GIL, kept on disk for the next process."""
-    before, config.CACHE_DIR = config.CACHE_DIR, cache_folder(function)
+    before, config.CACHE_DIR = config.CACHE_DIR, cache_folder(function)  # type: ignore[attr-defined]
     try:
         return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")(function)
     finally:
-        config.CACHE_DIR = before
+        config.CACHE_DIR = before  # type: ignore[attr-defined]
 
 
 def cache_folder(function: Callable) -> str:
-    """Where compiled kernels are kept, by what goes into them: numba itself would not see this file change."""
+    """Return the folder of a kernel's machine code, named by its sources: numba would miss changes of this file."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in (*sorted(Path(__file__).parent.glob("simd*.py")), function.__code__.co_filename):
+    for source in (__file__, function.__code__.co_filename):
         digest.update(Path(source).read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for parent in (os.path.join(home, "twostream"), os.path.join(tempfile.gettempdir(), f"twostream-{os.getuid()}")):
