@@ -1,41 +1,41 @@
-"""What each ingredient of the training recipe is worth: one switched at a time, several seeds, one table.
+"""Measure what each part of the training recipe contributes: one switched at a time, several seeds, one table.
 
     python benchmarks/ablation.py --source DIR --weights FILE [--seeds 0 1 2] [--only recipe temporal-random]
 
 DIR is a folder or an archive of clips as the `folder` data set takes them, FILE the ImageNet weights of
 `tf_efficientnet_lite0`. `recipe` is `profiles/folder.yaml`; every other line switches what its name says, and
 `notebooks` is the recipe of `profiles/notebooks.yaml` with the same 2D network. Each seed runs through DVC in a project
-of its own (`--work`), `--jobs` of them side by side: what was computed once is not computed again, and a killed run
-goes on. `notebooks` takes 12 GB of memory a project. The table gives top-1 on the test clips, the mean over the seeds,
-with 95 % intervals over groups of clips, and the difference to the recipe.
+of its own (`--work`), `--jobs` of them side by side: nothing is computed twice, and a killed run resumes. `notebooks`
+needs 12 GB of memory per project. The table gives top-1 on the test clips, the mean over the seeds, with 95 %
+intervals over groups of clips, and the difference to the recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from command import positive, run
 from project import compare, copy_project, groups_of, repro, right_clips
 from tqdm import tqdm
 
-from twostream.core.parallel import cores
+from twostream.core.parallel import cores, progress
 from twostream.errors import UserError
 from twostream.profiles import load_profile
 
 NETWORK = "timm/tf_efficientnet_lite0"
 STREAMS = ("temporal", "spatial")
+FILES = {stream: f"data/scores/split1/{stream}.npz" for stream in STREAMS} | {"fusion": "data/fused/split1.npz"}
 INFLATED = {
     "temporal.model": f"inflated/{NETWORK}",
     "temporal.sampling": {"mode": "segments", "segments": 3, "frames": 4, "stride": 2},
 }
 RANDOM = {"weights": "none", "freeze_bn": "none", "lr_new": 1.0}
 
-# What is switched: dotted keys below `streams`, and what they become.
+# Changed parameters: dotted keys below `streams`, and their values.
 SWITCHES: dict[str, dict[str, Any]] = {
     "recipe": {},
     "temporal-random": {f"temporal.{key}": value for key, value in RANDOM.items()},
@@ -59,50 +59,44 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Top-1 of the streams and their fusion, one ingredient at a time.")
+    """Parse the command line, run the pipelines, print the tables."""
+    parser = argparse.ArgumentParser(
+        description="Top-1 of the streams and their fusion, one change of the recipe at a time."
+    )
     parser.add_argument("--source", required=True, type=Path, help="folder or archive of <class>/<clip>")
     parser.add_argument("--weights", required=True, type=Path, help="ImageNet weights of tf_efficientnet_lite0")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of everything random (0 1 2)")
-    parser.add_argument("--only", nargs="+", default=list(SWITCHES), metavar="NAME", help=" ".join(SWITCHES))
-    parser.add_argument("--jobs", type=int, default=cores(), help="projects side by side, a core each (all cores)")
+    parser.add_argument("--only", nargs="+", default=list(SWITCHES), choices=list(SWITCHES), help="rows of the table")
+    parser.add_argument("--jobs", type=positive, default=cores(), help="projects side by side, a core each (all cores)")
     parser.add_argument("--work", type=Path, default=Path("ablation"), help="folder of the projects (ablation)")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    given = parser.parse_args()
-    for path in (given.source, given.weights):
+    run(_run, parser.parse_args())
+
+
+def _run(args: argparse.Namespace) -> None:
+    for path in (args.source, args.weights):
         if not path.exists():
             raise UserError(f"{path} does not exist")
-    if unknown := set(given.only) - set(SWITCHES):
-        raise UserError(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(SWITCHES)}")
-    jobs = max(1, min(given.jobs, len(given.seeds)))
-    with (
-        tqdm(total=len(given.only) * len(given.seeds), desc="ablation", unit="run") as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
-        found = list(pool.map(lambda seed: _runs(given, seed, max(1, cores() // jobs), bar), given.seeds))
-    groups = groups_of(given.work / f"seed-{given.seeds[0]}")
-    tables = {}
-    for what in (*STREAMS, "fusion"):
-        # The order of names, not of seeds: differences are to the first.
-        right = {(n, s): runs[n][what] for n in given.only for s, runs in zip(given.seeds, found, strict=True)}
-        tables[what] = compare(right, groups)
-        print(f"\n{what}\n\n{_markdown(tables[what])}")
-    if given.json:
-        given.json.write_text(json.dumps({w: t.to_dict("records") for w, t in tables.items()}, indent=2) + "\n")
+    jobs = min(args.jobs, len(args.seeds))
+    threads = max(1, cores() // jobs)
+    with progress(len(args.only) * len(args.seeds), "ablation", "run") as bar, ThreadPoolExecutor(jobs) as pool:
+        by_seed = list(pool.map(lambda seed: _correct_clips(args, seed, threads, bar), args.seeds))
+    groups = groups_of(args.work / f"seed-{args.seeds[0]}")
+    for what in FILES:
+        # Ordered by name, not by seed: differences are to the first name.
+        correct = {(n, s): found[n][what] for n in args.only for s, found in zip(args.seeds, by_seed, strict=True)}
+        print(f"\n{what}\n\n{_markdown(compare(correct, groups))}")
 
 
-def _runs(given: argparse.Namespace, seed: int, threads: int, bar: tqdm) -> dict[str, dict[str, pd.Series]]:
-    """By name of the switch and by stream, whether each test clip was told right."""
-    work = given.work / f"seed-{seed}"
+def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm) -> dict[str, dict[str, pd.Series]]:
+    """Return, by switch and stream, which test clips are classified correctly."""
+    work = args.work / f"seed-{seed}"
     copy_project(work)
     found = {}
-    for name in given.only:
-        repro(work, _parameters(given, name, seed), "fuse@1", threads=threads, log=work / "dvc.log")
-        files = {stream: f"data/scores/split1/{stream}.npz" for stream in STREAMS}
-        found[name] = {
-            what: right_clips(work, file) for what, file in (files | {"fusion": "data/fused/split1.npz"}).items()
-        }
-        said = ", ".join(f"{what} {100 * right.mean():.1f}" for what, right in found[name].items())
-        tqdm.write(f"{name}, seed {seed}: {said}")
+    for name in args.only:
+        repro(work, _parameters(args, name, seed), "fuse@1", threads=threads, log=work / "dvc.log")
+        found[name] = {what: right_clips(work, file) for what, file in FILES.items()}
+        results = ", ".join(f"{what} {100 * right.mean():.1f}" for what, right in found[name].items())
+        bar.write(f"{name}, seed {seed}: {results}")
         bar.update()
     return found
 
@@ -116,16 +110,16 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _parameters(given: argparse.Namespace, name: str, seed: int) -> dict:
+def _parameters(args: argparse.Namespace, name: str, seed: int) -> dict:
     profile = "notebooks" if name == "notebooks" else "folder"
     values = load_profile(profile)
     values["seed"] = seed
-    values["dataset"].update(name="folder", source=str(given.source.resolve()), splits=[1])
+    values["dataset"].update(name="folder", source=str(args.source.resolve()), splits=[1])
     values["train"].update(rgb=["spatial"], flow=["temporal"])
     streams = values["streams"] = {stream: values["streams"][stream] for stream in STREAMS}
     for stream in streams.values():
         if stream["weights"] != "none":
-            stream.update(weights=str(given.weights.resolve()), model=NETWORK)
+            stream.update(weights=str(args.weights.resolve()), model=NETWORK)
     for key, value in SWITCHES[name].items():
         *path, last = key.split(".")
         section = streams
@@ -138,7 +132,4 @@ def _parameters(given: argparse.Namespace, name: str, seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"ERROR: {error}")
+    main()

@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines share."""
+"""Shared by the command lines of the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from twostream.errors import UserError
 
 
-def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
-    """Do the work; a UserError is one line and exit code 2, an interruption exit code 130."""
+def run(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Call `work(args)`; a UserError is one line and exit code 2, an interruption exit code 130."""
     try:
-        work(given)
+        work(args)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
@@ -21,10 +21,10 @@ def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -
 
 
 def positive(text: str) -> int:
-    """An argument that is a number from 1 on.
+    """Return an argument that is an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: it is something else.
+        argparse.ArgumentTypeError: it is not.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")

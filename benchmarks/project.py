@@ -1,4 +1,4 @@
-"""A project of its own for benchmarks that run the whole pipeline many times, and the comparison of the outcomes."""
+"""Run the whole pipeline many times in a project of its own, and compare the outcomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def copy_project(work: Path) -> None:
-    """Copy what git tracks, or would, into a repository of its own; what was computed there before stays."""
+    """Copy the files that git tracks, or would track, into a repository of its own; results computed there stay."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
     for name in filter(None, listed.split("\0")):
@@ -32,18 +32,18 @@ def copy_project(work: Path) -> None:
     if not (work / ".git").exists():
         identity = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org")
         for step in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "benchmark"]):
-            subprocess.run(["git", *step], cwd=work, check=True)  # DVC wants a commit to start from
+            subprocess.run(["git", *step], cwd=work, check=True)  # DVC needs a commit
 
 
 def repro(work: Path, values: dict, *targets: str, threads: int = 0, log: Path | None = None) -> None:
     """Run the pipeline up to some stages with these parameters.
 
     Args:
-        threads: of every computation, 0 for the libraries' own choice: projects that run side by side share the cores.
-        log: file to which DVC's output is appended, instead of the terminal.
+        threads: threads per computation, 0 for the libraries' own choice: projects side by side share the cores.
+        log: file that gets DVC's output, instead of the terminal.
 
     Raises:
-        UserError: it failed; DVC has said why.
+        UserError: a stage failed.
     """
     (work / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -56,7 +56,7 @@ def repro(work: Path, values: dict, *targets: str, threads: int = 0, log: Path |
 
 
 def right_clips(work: Path, file: str) -> pd.Series:
-    """Whether each test clip (index: clip id) is told right by the scores in a file, as 0 or 1."""
+    """Return 1 for test clips (index: clip id) that the scores in a file classify correctly, else 0."""
     scores = read_scores(work / file)
     tested = np.asarray(scores.subset) == "test"
     right = np.asarray(scores.logits).argmax(axis=1) == np.asarray(scores.label)
@@ -64,17 +64,17 @@ def right_clips(work: Path, file: str) -> pd.Series:
 
 
 def groups_of(work: Path) -> pd.Series:
-    """The group of every clip id."""
+    """Return the group of every clip id."""
     return read_clips(work / "data" / "clips.csv").set_index("clip_id")["group"]
 
 
 def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series, draws: int = 10_000) -> pd.DataFrame:
-    """Top-1 in per cent by method, and differences to the first method, with intervals over groups.
+    """Return top-1 in per cent by method, and differences to the first method, with intervals over groups.
 
     Args:
-        right: by method and seed, whether each clip (index: clip id) was told right.
-        groups: the group of every clip id; groups are drawn with replacement, whole.
-        draws: of the bootstrap.
+        right: by method and seed, 1 for clips (index: clip id) classified correctly, else 0.
+        groups: the group of every clip id; the bootstrap draws whole groups.
+        draws: number of bootstrap samples.
     """
     methods = list(dict.fromkeys(method for method, _ in right))
     accuracy = pd.DataFrame(

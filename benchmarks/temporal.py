@@ -1,10 +1,10 @@
-"""Networks for the temporal stream side by side: how well and how fast each learns motions from few clips.
+"""Compare networks for the temporal stream: how well and how fast each learns motions from few clips.
 
     python benchmarks/temporal.py [--models flow3d cnn3d_v2 cnn3d_v1] [--draws 2] [--threads 1]
 
-The task is made, so that only motion can tell the classes: a soft blob that swings up and down, left and right,
-diagonally round one way or the other, breathes, turns, or swings three times as fast, under a drifting camera and
-smooth noise. Training is the same for all: 104 clips of 16 flow fields of 48x48 pixels, 15 epochs, AdamW.
+The clips are synthetic and differ in motion only: a soft blob swings up and down, left and right, or around in one
+direction or the other, pulsates, turns, or swings three times as fast, under a drifting camera and smooth noise.
+Training is the same for all: 104 clips of 16 flow fields of 48x48 pixels, 15 epochs, AdamW.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from torch.nn import functional
-from tqdm import tqdm
 
 from twostream.networks.registry import create_model
 
@@ -26,23 +25,23 @@ TRAIN_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 104, 240, 15, 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accuracy on held-out made motions, and seconds of training.")
+    parser = argparse.ArgumentParser(description="Accuracy on held-out synthetic motions, and seconds of training.")
     parser.add_argument(
         "--models", nargs="+", default=["flow3d", "cnn3d_v2", "cnn3d_v1"], help="names as in params.yaml"
     )
     parser.add_argument("--draws", type=int, default=2, help="independent data sets and starts (2)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     parser.add_argument("--lr", type=float, default=0.002, help="learning rate (0.002)")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     print(f"{'model':<12}{'parameters':>12}{'accuracy':>10}{'each draw':>22}{'seconds':>10}")
-    for name in given.models:
+    for name in args.models:
         accuracies, seconds = [], []
-        for draw in range(given.draws):
+        for draw in range(args.draws):
             torch.manual_seed(draw)
             network = create_model(name, modality="flow", classes=KINDS, frames=FRAMES, dropout=0.2, input_size=SIDE)
             start = time.perf_counter()
-            _train(network, *motions(TRAIN_CLIPS, seed=draw), lr=given.lr, what=f"{name}, draw {draw + 1}")
+            _train(network, *motions(TRAIN_CLIPS, seed=draw), lr=args.lr)
             seconds.append(time.perf_counter() - start)
             accuracies.append(_accuracy(network, *motions(TEST_CLIPS, seed=1000 + draw)))
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 def motions(clips: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised flow, float32 [clips, 1, 2, FRAMES, SIDE, SIDE], and the kind of motion of each clip."""
+    """Return normalised flow, float32 [clips, 1, 2, FRAMES, SIDE, SIDE], and the class of each clip, int64 [clips]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     t = np.arange(FRAMES)[:, None, None]
@@ -77,12 +76,12 @@ def motions(clips: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(codes)[:, None].float(), torch.from_numpy(kinds)
 
 
-def _train(network: torch.nn.Module, flow: torch.Tensor, kinds: torch.Tensor, lr: float, what: str) -> None:
+def _train(network: torch.nn.Module, flow: torch.Tensor, kinds: torch.Tensor, lr: float) -> None:
     steps = EPOCHS * (len(flow) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
     network.train()
-    for _ in tqdm(range(EPOCHS), desc=what, unit="epoch", leave=False):
+    for _ in range(EPOCHS):
         for batch in torch.randperm(len(flow)).split(BATCH)[: len(flow) // BATCH]:
             optimizer.zero_grad()
             functional.cross_entropy(network(flow[batch]), kinds[batch]).backward()

@@ -43,12 +43,12 @@ def test_a_machine_that_cannot_hold_twice_as_much_is_left_alone(monkeypatch):
     assert not memory.keep_freed_memory()
 
 
-def test_what_a_control_group_leaves_bounds_the_available_memory(tmp_path):
+def test_the_limit_of_a_control_group_bounds_the_available_memory(tmp_path):
     for name, text in {"max": "2000", "current": "1500", "stat": "anon 3\nactive_file 100\ninactive_file 200"}.items():
         (tmp_path / f"memory.{name}").write_text(text + "\n")
-    assert memory._room_of(tmp_path) == 800
+    assert memory.available_in_group(tmp_path) == 800
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._room_of(tmp_path) == memory._room_of(tmp_path / "none") == float("inf")
+    assert memory.available_in_group(tmp_path) == memory.available_in_group(tmp_path / "none") == float("inf")
     assert 0 < memory.available_memory() < 1 << 50
 
 

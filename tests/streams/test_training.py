@@ -399,7 +399,7 @@ def test_rgb_cannot_be_demeaned(task, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_clips_logits_are_the_mean_over_contiguous_pieces_crops_and_mirror_images(task, tmp_path):
+def test_a_clips_logits_are_the_mean_over_contiguous_snippets_crops_and_mirror_images(task, tmp_path):
     """Of a 3D network: each view by itself through the network, in other words than score_clips."""
     sampling = {"mode": "segments", "segments": 1, "frames": 4, "stride": 1}
     _train(_with(task, epochs=1, size=32, sampling=sampling), tmp_path)

@@ -9,7 +9,7 @@ def _segments(segments, frames=1, stride=1):
     return Sampling(mode="segments", segments=segments, frames=frames, stride=stride)
 
 
-def test_each_segment_gives_one_piece_from_its_own_part():
+def test_each_segment_gives_one_snippet_from_its_own_part():
     rng = np.random.default_rng(0)
     drawn = np.stack([training_frames(90, _segments(3), rng)[:, 0] for _ in range(2000)])
     for segment in range(3):
@@ -18,7 +18,7 @@ def test_each_segment_gives_one_piece_from_its_own_part():
         assert np.bincount(part - 30 * segment, minlength=30).min() > 30  # every frame has its chance
 
 
-def test_pieces_are_contiguous_at_the_stride_and_stay_inside():
+def test_snippets_are_contiguous_at_the_stride_and_stay_inside():
     rng = np.random.default_rng(0)
     for _ in range(200):
         frames = training_frames(64, _segments(3, frames=5, stride=3), rng)
@@ -53,7 +53,7 @@ def test_validation_takes_the_middle_of_each_segment():
     assert validation_frames(90, _segments(3))[:, 0].tolist() == [15, 45, 75]
 
 
-def test_scoring_pieces_are_spread_evenly_and_stay_inside():
+def test_scoring_snippets_are_spread_evenly_and_stay_inside():
     frames = scoring_frames(100, _segments(3, frames=16), segments=5)
     assert frames.shape == (5, 16)
     assert frames.min() >= 0 and frames.max() <= 99

@@ -434,14 +434,10 @@ def _config(task: Task, model: SegmentConsensus) -> dict[str, Any]:
     return {
         "stream": task.name,
         "modality": task.modality,
-        "model": task.stream.model,
         "weights": source["weights"],
         "weights_sha256": source["sha256"],
         "classes": task.classes,
-        "size": task.stream.size,
-        "dropout": task.stream.dropout,
-        "sampling": task.stream.sampling.model_dump(),
-        "demean": task.stream.demean,
+        **task.stream.model_dump(include={"model", "size", "dropout", "sampling", "demean"}),
         "normalisation": model.normalisation,
         "extraction": extraction,
     }

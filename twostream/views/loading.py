@@ -48,25 +48,20 @@ def list_examples(clips: pd.DataFrame, split: pd.Series, folder: Path, subset: s
     return [Example(clip_id, folder / f"{clip_id}.zip", labels[usable[clip_id]]) for clip_id in ids]
 
 
+@dataclass(eq=False)
 class TrainingViews(Dataset):
     """One random view per clip and epoch: item (epoch, index) is (uint8 [S, C, L, H, W], label). See `EpochSampler`.
 
-    Args:
-        open_clip: opens a clip file; see :func:`twostream.views.frame_store.frame_store`.
+    `open_clip` opens a clip file; see :func:`twostream.views.frame_store.frame_store`.
     """
 
-    def __init__(
-        self,
-        examples: list[Example],
-        sampling: Sampling,
-        augment: Augment,
-        size: int,
-        seed: int,
-        demean: bool = False,
-        open_clip: Callable[[Path], ClipReader] = ClipReader,
-    ):
-        self.examples, self.sampling, self.augment, self.size, self.seed = examples, sampling, augment, size, seed
-        self.demean, self.open_clip = demean, open_clip
+    examples: list[Example]
+    sampling: Sampling
+    augment: Augment
+    size: int
+    seed: int
+    demean: bool = False
+    open_clip: Callable[[Path], ClipReader] = ClipReader
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -81,19 +76,15 @@ class TrainingViews(Dataset):
         return _tensor(views), self.examples[index].label
 
 
+@dataclass(eq=False)
 class ValidationViews(Dataset):
     """The middle view of each clip: item index is (uint8 [S, C, L, H, W], label)."""
 
-    def __init__(
-        self,
-        examples: list[Example],
-        sampling: Sampling,
-        size: int,
-        demean: bool = False,
-        open_clip: Callable[[Path], ClipReader] = ClipReader,
-    ):
-        self.examples, self.sampling, self.size, self.demean = examples, sampling, size, demean
-        self.open_clip = open_clip
+    examples: list[Example]
+    sampling: Sampling
+    size: int
+    demean: bool = False
+    open_clip: Callable[[Path], ClipReader] = ClipReader
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -106,11 +97,15 @@ class ValidationViews(Dataset):
         return _tensor(views), self.examples[index].label
 
 
+@dataclass(eq=False)
 class ScoringViews(Dataset):
     """All views that score a clip: item index is (uint8 [V, 1, C, L, H, W], index), V = segments x crops x flips."""
 
-    def __init__(self, examples: list[Example], sampling: Sampling, score: Score, size: int, demean: bool = False):
-        self.examples, self.sampling, self.score, self.size, self.demean = examples, sampling, score, size, demean
+    examples: list[Example]
+    sampling: Sampling
+    score: Score
+    size: int
+    demean: bool = False
 
     def __len__(self) -> int:
         return len(self.examples)
