@@ -1,11 +1,11 @@
-"""Does the flow's method matter for recognition? The temporal stream trained on each method's flow, several seeds.
+"""Measure whether the flow method matters for recognition: train the temporal stream on the flow of each method.
 
     python benchmarks/downstream.py --source DIR [--methods farneback dis-medium tvl1-balanced] [--seeds 0 1 2]
 
 DIR is a folder or an archive of clips as the `folder` data set takes them. Everything runs through DVC in a project of
 its own (`--work`), with `profiles/folder.yaml` but for a network from scratch, so that what was computed once is not
-computed again and a killed run goes on. The table gives top-1 on the test clips, the mean over the seeds with its 95 %
-interval over groups of clips, and the difference to the first method, with the interval of that.
+computed again and a killed run goes on. The table gives top-1 on the test clips: the mean over the seeds and the
+difference to the first method, both with a 95 % interval over groups of clips.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from project import compare, copy_project, groups_of, repro, right_clips
 from twostream.errors import UserError
 from twostream.profiles import load_profile
 
-# A small 3D network that has learnt from nothing else: what it reaches, the flow has told it.
+# Settings of a small 3D network from scratch: no pretraining hides differences between the flow methods.
 SCRATCH = {
     "weights": "none",
     "sampling": {"mode": "segments", "segments": 1, "frames": 16, "stride": 2},

@@ -1,4 +1,4 @@
-"""What extraction costs beside the flow solver itself: the same clips decoded, solved, encoded and packed.
+"""Measure what extraction costs in addition to the flow solver: decoding, encoding and packing of the same clips.
 
     python benchmarks/extraction.py [--videos data/videos] [--methods tvl1-fast dis-medium] [--short-side 256]
 
@@ -12,10 +12,9 @@ import argparse
 import contextlib
 import io
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -23,12 +22,10 @@ import numpy as np
 import pandas as pd
 from command import positive, run
 from flow_methods import flow_settings
-from tqdm import tqdm
 
-from twostream.clipstore import stored_size
-from twostream.clipstore.extract import extract
+from twostream.clipstore.extract import extract, shrunk
 from twostream.core.cache import FileCache
-from twostream.core.parallel import cores
+from twostream.core.parallel import cores, progress
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver
@@ -41,10 +38,12 @@ METHODS = ("tvl1-fast", "tvl1-balanced", "farneback", "dis-medium")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, measure, print; a UserError is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Pairs of frames a second: the flow solver alone, and whole clips.")
+    """Parse the command line, measure and print; a UserError is one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        description="Pairs of frames per second: the flow solver alone, and complete clips."
+    )
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=positive, help="how many clips, the first by name (12, or 4 a worker)")
+    parser.add_argument("--clips", type=positive, help="how many clips, the first by name (12, or 4 per worker)")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -56,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
-    parser.add_argument("--workers", type=int, default=0, help="processes beside the one; 0: one a core (0)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of the second measurement; 0: one per core (0)"
+    )
     parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
     given = parser.parse_args(arguments)
     if given.workers < 0:
@@ -83,7 +84,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def find_clips(videos: Path, count: int) -> pd.DataFrame:
-    """The first `count` readable videos below a folder as a table of clips, each of its own id.
+    """Return the first `count` readable videos below a folder as a table of clips.
 
     Raises:
         UserError: there are none.
@@ -104,15 +105,12 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
 def measure(
     clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: int, repeats: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Median seconds for all clips by method: the solver alone, extraction on one worker, and on `workers`."""
+    """Return median seconds for all clips by method: the solver alone, extraction on one worker, and on `workers`."""
     cv2.setNumThreads(1)
     rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in settings}
-    # In a log file every refresh is a line.
-    interval = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(total=(1 + repeats) * len(settings), unit="turn", leave=False, mininterval=interval) as bar:
+    with progress((1 + repeats) * len(settings), "extraction", "turn") as bar:
         for number in range(1 + repeats):
             for name, flow in settings.items():
-                bar.set_postfix_str(name, refresh=False)
                 if number == 0:  # compiles, and starts the workers, which stay for the rounds that count
                     first = clips.iloc[: max(workers, 1)]
                     _solver_seconds(first.iloc[:1], videos, flow)
@@ -129,8 +127,7 @@ def measure(
 def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
     solver, seconds = make_solver(settings), 0.0
     for row in clips.itertuples():
-        size = stored_size(row.width, row.height, settings.short_side)
-        grey = list(_resized(read_frames(videos / row.path, "gray"), size))
+        grey = list(shrunk(read_frames(videos / row.path, "gray"), settings.short_side))
         start = time.perf_counter()
         _solve(solver, grey, settings.device)
         seconds += time.perf_counter() - start
@@ -148,11 +145,6 @@ def _solve(solver: Solver, grey: Sequence[np.ndarray], device: str) -> None:
     for start in range(0, len(grey) - 1, GPU_BATCH):
         batch = images[start : start + GPU_BATCH + 1].to(device)
         solver.match_batch(batch[:-1], batch[1:]).cpu()
-
-
-def _resized(images: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    for image in images:
-        yield cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _extraction_seconds(clips: pd.DataFrame, videos: Path, settings: Flow, workers: int) -> float:

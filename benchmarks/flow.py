@@ -2,9 +2,9 @@
 
     python benchmarks/flow.py --data DIR [--size 340x256|native] [--threads 1] [--json OUT] [--chart OUT.svg]
 
-DIR holds `<sequence>/frame1.png, frame2.png, flow.flo`. Times are those of one core, from two uint8 images to flow.
-Methods take turns within each round, so that a machine that slows down slows all of them. A time is the median over the
-rounds of a sequence's time, averaged over the sequences.
+DIR holds `<sequence>/frame1.png, frame2.png, flow.flo`. Times are processor time on one thread, from two uint8 images
+to flow, so that other programs on the machine hardly count. Methods take turns within each round. A time is the median
+over the rounds of a sequence's time, averaged over the sequences.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class Measured:
 
     epe: dict[str, float] = field(default_factory=dict)
     rounds: dict[str, list[float]] = field(default_factory=dict)
-    busy_cores: float = math.nan  # processor time over wall-clock time
     rates: tuple[float, float] | None = None  # pairs per second of one worker process and of all
 
     @property
@@ -177,30 +176,24 @@ def measure(solvers: dict[str, Solver], pairs: Sequence[Pair], repeats: int) -> 
     """Run every solver on every pair: once, untimed, for its error, then in `repeats` rounds for its time."""
     results = {name: Measured() for name in solvers}
     turns = [(name, pair) for pair in pairs for name in solvers]
-    wall, busy = dict.fromkeys(solvers, 0.0), dict.fromkeys(solvers, 0.0)
     with progress((1 + repeats) * len(turns), "one core", "turn") as bar:
         for name, pair in turns:
             results[name].epe[pair.name] = _checked_error(solvers[name](pair.first, pair.second), pair, name)
             bar.update()
         for name, pair in turns * repeats:
-            started, used = time.perf_counter(), time.process_time()
             milliseconds = _milliseconds(lambda solve=solvers[name], pair=pair: solve(pair.first, pair.second))
             results[name].rounds.setdefault(pair.name, []).append(milliseconds)
-            wall[name] += time.perf_counter() - started
-            busy[name] += time.process_time() - used
             bar.update()
-    for name, result in results.items():
-        result.busy_cores = busy[name] / wall[name]
     return results
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
+def _milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
     """Return the mean time of as many calls as fill FILL_SECONDS, at least one."""
-    start, calls, elapsed = time.perf_counter(), 0, 0.0
+    start, calls, elapsed = clock(), 0, 0.0
     while elapsed < FILL_SECONDS:
         call()
         calls += 1
-        elapsed = time.perf_counter() - start
+        elapsed = clock() - start
     return 1000 * elapsed / calls
 
 
@@ -286,9 +279,11 @@ def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], batch: int, repeats: in
         for number in range(1 + repeats):
             for name, pair in turns:
                 images = [torch.from_numpy(image).cuda().repeat(batch, 1, 1) for image in (pair.first, pair.second)]
-                milliseconds = _milliseconds(lambda name=name, images=images: solve(name, images)) / batch
+                milliseconds = (
+                    _milliseconds(lambda name=name, images=images: solve(name, images), time.perf_counter) / batch
+                )
                 if number:
-                    results[name].rounds.setdefault(pair.name, []).append(milliseconds)
+                    results[name].rounds.setdefault(pair.name, []).append(milliseconds / batch)
                 else:  # compiles, records or tunes
                     flow_px = solve(name, images)[-1].cpu().numpy()
                     results[name].epe[pair.name] = _checked_error(flow_px, pair, name)
@@ -320,7 +315,7 @@ def as_json(results: dict[str, Measured]) -> dict[str, dict[str, dict]]:
 
 
 def tables(results: dict[str, Measured], workers: int) -> str:
-    """Return what is printed: errors and times, ratios to the references that ran, errors by sequence, and notes."""
+    """Return what is printed: errors and times, ratios to the references that ran, and errors by sequence."""
     first = {name: {"mean EPE": f"{one.epe_mean:.3f}", "ms per pair": _short(one.ms)} for name, one in results.items()}
     for name, one in results.items():
         if one.rates:
@@ -338,12 +333,6 @@ def tables(results: dict[str, Measured], workers: int) -> str:
         parts.append(_table(ratios, f"compared with {reference}"))
     epe = {name: {sequence: f"{value:.3f}" for sequence, value in one.epe.items()} for name, one in results.items()}
     parts.append(_table(epe, "EPE by sequence"))
-    for name, one in results.items():
-        if one.busy_cores > 1.2:
-            parts.append(f"note: {name} kept {one.busy_cores:.1f} cores busy, so its times are not those of one core")
-    least = min((one.busy_cores for one in results.values() if one.busy_cores > 0), default=1.0)
-    if least < 0.9:
-        parts.append(f"note: others used this machine: this process had {100 * least:.0f} % of a core; read the ratios")
     return "\n\n".join(parts)
 
 

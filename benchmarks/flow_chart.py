@@ -33,6 +33,6 @@ def draw_chart(points: Sequence[Point], title: str, path: Path) -> None:
         axes.annotate(point.name, (point.ms, point.epe), xytext=(5, 5), textcoords="offset points", fontsize=9)
     axes.set(xscale="log", xlabel="milliseconds per pair", ylabel="mean EPE, pixels", title=title)
     axes.set_xlim(right=3.5 * max(point.ms for point in points))  # room for the last name
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(point.epe for point in points))
     axes.grid(alpha=0.3)
     figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Pairs of frames whose flow is known: read from a folder, resized, and compared with what a solver finds."""
+"""Read pairs of frames with known flow, resize them, and compare the flow of a solver with theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from twostream.errors import UserError
 
-UNKNOWN = 1e8  # a component of this size or more, or NaN, marks a pixel whose flow nobody knows
+UNKNOWN = 1e8  # a component of this size or more, or NaN, marks a pixel of unknown flow
 _FLO_TAG = b"PIEH"  # 202021.25 as a little-endian float32
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -31,10 +31,10 @@ class Pair(NamedTuple):
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """Every sequence of a folder, `<sequence>/{frame1.png, frame2.png, flow.flo}`, in the order of their names.
+    """Return the pairs of a folder, `<sequence>/{frame1.png, frame2.png, flow.flo}`, in the order of their names.
 
     Raises:
-        UserError: the folder is none or holds no sequence; a file is missing, cut short or not what its name says; the
+        UserError: the folder is missing or has no sequence; a file is missing, cut short or of another format; the
             three sizes of a sequence differ, or none of its flow is known.
     """
     try:
@@ -61,7 +61,7 @@ def _read_pair(folder: Path) -> Pair:
 
 
 def read_flo(path: Path) -> np.ndarray:
-    """The flow of a Middlebury `.flo` file, float32 [H, W, 2] in pixels, unknown values as they stand.
+    """Return the flow of a Middlebury `.flo` file, float32 [H, W, 2] in pixels, with its marks of unknown flow.
 
     Raises:
         UserError: the file is missing, is no `.flo` file, or is shorter or longer than its header says.
@@ -78,7 +78,7 @@ def read_flo(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     data = _read_bytes(path)
-    # Told apart here because the PNG library prints lines of its own about a file that is cut short.
+    # Checked first, because the PNG library prints messages about a file that is cut short.
     whole = data.startswith(_PNG_START) and _PNG_END in data
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if whole else None
     if image is None:
@@ -94,7 +94,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def resized(pair: Pair, width: int, height: int) -> Pair:
-    """The pair at another size.
+    """Return the pair at another size.
 
     Images are resized by area. Flow is averaged by area over the pixels where it is known, and its x and y are scaled
     as the sides are; a pixel is known where at least half of its area was.
@@ -116,5 +116,5 @@ def resized(pair: Pair, width: int, height: int) -> Pair:
 
 
 def end_point_error(flow: np.ndarray, pair: Pair) -> float:
-    """Mean end-point error (EPE) in pixels: the length of what flow [H, W, 2] differs by, over all known pixels."""
+    """Return the mean end-point error (EPE) in pixels: the length of the difference of flow, over all known pixels."""
     return float(np.linalg.norm(flow - pair.truth, axis=-1)[pair.known].mean(dtype=np.float64))

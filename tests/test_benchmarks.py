@@ -131,15 +131,6 @@ def test_figures_of_a_method_are_medians_over_rounds_and_means_over_sequences(be
     assert alone["speedup"] is None and alone["epe_geo_ratio"] is None
 
 
-def test_times_on_a_shared_machine_or_on_several_cores_carry_a_note(benchmark):
-    def printed(busy_cores):
-        return benchmark.tables({"dis-fast": benchmark.Measured({"a": 0.1}, {"a": [1.0]}, busy_cores=busy_cores)}, 1)
-
-    assert "note" not in printed(0.98) and "note" not in printed(math.nan)
-    assert "note: others used this machine: this process had 52 %" in printed(0.52)
-    assert "note: dis-fast kept 1.8 cores busy" in printed(1.8)
-
-
 def test_every_default_method_has_settings_that_are_valid(benchmark):
     from flow_methods import flow_settings, is_rival
 
