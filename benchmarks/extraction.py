@@ -39,9 +39,7 @@ METHODS = ("tvl1-fast", "tvl1-balanced", "farneback", "dis-medium")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure and print; a UserError is one line and exit code 2."""
-    parser = argparse.ArgumentParser(
-        description="Pairs of frames per second: the flow solver alone, and complete clips."
-    )
+    parser = argparse.ArgumentParser(description="Pairs of frames per second of the flow solver and of extraction.")
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
     parser.add_argument("--clips", type=positive, help="how many clips, the first by name (12, or 4 per worker)")
     parser.add_argument(
@@ -55,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="processes of the second measurement; 0: one per core (0)"
-    )
+    parser.add_argument("--workers", type=int, default=0, help="processes in parallel; 0: one per core (0)")
     parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
     given = parser.parse_args(arguments)
     if given.workers < 0:
