@@ -13,6 +13,7 @@ intervals over groups of clips, and the difference to the recipe.
 from __future__ import annotations
 
 import argparse
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,30 +31,32 @@ NETWORK = "timm/tf_efficientnet_lite0"
 STREAMS = ("temporal", "spatial")
 FILES = {stream: f"data/scores/split1/{stream}.npz" for stream in STREAMS} | {"fusion": "data/fused/split1.npz"}
 INFLATED = {
-    "temporal.model": f"inflated/{NETWORK}",
-    "temporal.sampling": {"mode": "segments", "segments": 3, "frames": 4, "stride": 2},
+    "streams.temporal.model": f"inflated/{NETWORK}",
+    "streams.temporal.sampling": {"mode": "segments", "segments": 3, "frames": 4, "stride": 2},
 }
 RANDOM = {"weights": "none", "freeze_bn": "none", "lr_new": 1.0}
 
-# Changed parameters: dotted keys below `streams`, and their values.
+# Changed parameters: dotted keys and their values.
 SWITCHES: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "temporal-random": {f"temporal.{key}": value for key, value in RANDOM.items()},
+    "temporal-random": {f"streams.temporal.{key}": value for key, value in RANDOM.items()},
     "temporal-inflated": INFLATED,
-    "temporal-inflated-random": {**INFLATED, **{f"temporal.{key}": value for key, value in RANDOM.items()}},
-    "temporal-one-segment": {"temporal.sampling.segments": 1},
-    "temporal-ten-fields": {"temporal.sampling.frames": 10},
-    "temporal-one-scale": {"temporal.augment.scales": [1.0]},
-    "temporal-no-flip": {"temporal.augment.flip": False},
-    "temporal-no-smoothing": {"temporal.label_smoothing": 0.0},
-    "temporal-partial-bn": {"temporal.freeze_bn": "partial"},
-    "temporal-ema": {"temporal.ema": 0.98},
-    "temporal-mixup": {"temporal.mixup": 0.4},
-    "temporal-demean": {"temporal.demean": True},
-    "spatial-random": {f"spatial.{key}": value for key, value in RANDOM.items()},
-    "spatial-all-bn": {"spatial.freeze_bn": "none"},
-    "spatial-no-jitter": {"spatial.augment.jitter": 0.0},
-    "spatial-dark": {"spatial.augment.gamma": 0.5, "spatial.augment.dark": 0.3},
+    "temporal-inflated-random": {**INFLATED, **{f"streams.temporal.{key}": value for key, value in RANDOM.items()}},
+    "temporal-one-segment": {"streams.temporal.sampling.segments": 1},
+    "temporal-ten-fields": {"streams.temporal.sampling.frames": 10},
+    "temporal-one-scale": {"streams.temporal.augment.scales": [1.0]},
+    "temporal-no-flip": {"streams.temporal.augment.flip": False},
+    "temporal-no-smoothing": {"streams.temporal.label_smoothing": 0.0},
+    "temporal-partial-bn": {"streams.temporal.freeze_bn": "partial"},
+    "temporal-ema": {"streams.temporal.ema": 0.98},
+    "temporal-mixup": {"streams.temporal.mixup": 0.4},
+    "temporal-demean": {"streams.temporal.demean": True},
+    "spatial-random": {f"streams.spatial.{key}": value for key, value in RANDOM.items()},
+    "spatial-all-bn": {"streams.spatial.freeze_bn": "none"},
+    "spatial-no-jitter": {"streams.spatial.augment.jitter": 0.0},
+    "spatial-dark": {"streams.spatial.augment.gamma": 0.5, "streams.spatial.augment.dark": 0.3},
+    "flow-farneback": {"flow.method": "farneback"},
+    "flow-dis": {"flow.method": "dis"},
     "notebooks": {},
 }
 
@@ -122,12 +125,7 @@ def _parameters(args: argparse.Namespace, name: str, seed: int) -> dict:
             stream.update(weights=str(args.weights.resolve()), model=NETWORK)
     for key, value in SWITCHES[name].items():
         *path, last = key.split(".")
-        section = streams
-        for part in path:
-            section = section[part]
-        if last not in section:
-            raise UserError(f"streams.{key} is not in profiles/folder.yaml")
-        section[last] = value
+        functools.reduce(dict.__getitem__, path, values)[last] = value
     return values
 
 
