@@ -26,10 +26,10 @@ class Prop:
     @staticmethod
     def draw(thing: str, rng: np.random.Generator) -> Prop:
         # Mostly red balls, green flags and blue umbrellas, but not always: shape counts as well.
-        hue = {"ball": 0.02, "flag": 0.36, "umbrella": 0.63}[thing] + rng.normal(0, 0.08)
-        colour = hsv(hue, rng.uniform(0.5, 0.95), rng.uniform(0.6, 0.95))
+        hue = {"ball": 0.02, "flag": 0.36, "umbrella": 0.63}[thing] + rng.normal(0, 0.05)
+        colour = hsv(hue, rng.uniform(0.65, 0.95), rng.uniform(0.7, 0.95))
         second = mix(colour, (1, 0.98, 0.93), rng.uniform(0.6, 0.95))
-        return Prop(thing, rng.uniform(0.12, 0.18), colour, second, rng.uniform(-1, 1))
+        return Prop(thing, rng.uniform(0.16, 0.2), colour, second, rng.uniform(-1, 1))
 
 
 def draw_prop(canvas: np.ndarray, held: np.ndarray, size: float, hand: int, prop: Prop) -> None:

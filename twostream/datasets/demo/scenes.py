@@ -66,11 +66,11 @@ def _paint_room(canvas: np.ndarray, horizon: float, rng: np.random.Generator) ->
     def across(x: float) -> float:
         return (1 - x if flipped else x) * w
 
-    _paint_window(canvas, across(rng.uniform(0.18, 0.32)), 0.16 * h, foot - 0.08 * h, hsv(rng.uniform(), 0.25, 0.75))
+    _paint_window(canvas, across(rng.uniform(0.18, 0.32)), 0.16 * h, foot - 0.08 * h, hsv(rng.uniform(), 0.2, 0.75))
     for x in across(0.5), across(0.66), across(0.82):  # posters
         top, size, upper, lower = rng.uniform(0.12, 0.16) * h, 0.07 * h, rng.uniform(), rng.uniform()
         box(canvas, x - size - 4, top - 4, x + size + 4, top + 2 * size + 4, hsv(0.09, 0.4, 0.35))
-        gradient(canvas, top, top + 2 * size, hsv(upper, 0.35, 0.85), hsv(lower, 0.4, 0.55), x - size, x + size)
+        gradient(canvas, top, top + 2 * size, hsv(upper, 0.25, 0.85), hsv(lower, 0.3, 0.55), x - size, x + size)
     sofa = hsv(rng.uniform(), rng.uniform(0.2, 0.45), rng.uniform(0.35, 0.62))
     _paint_sofa(canvas, np.array([across(rng.uniform(0.6, 0.8)), foot + 0.05 * h]), 0.32 * h, sofa)
     rug, middle = hsv(rng.uniform(), 0.3, 0.6), np.array([rng.uniform(0.35, 0.65) * w, 0.84 * h])

@@ -61,10 +61,10 @@ class Shot:
         self.shaky = bool(rng.uniform() < 0.5)
         hand = int(rng.choice([-1, 1]))
         pose = draw_pose(motion, self.length, rng)
-        x = rng.uniform(-0.2, 0.2) + 0.1 * pose["side"]
-        near = rng.uniform(0.82, 1.05) * (1 + 0.15 * pose["depth"])
+        x = rng.uniform(-0.14, 0.14) + 0.1 * pose["side"]
+        near = rng.uniform(0.88, 1.06) * (1 + 0.15 * pose["depth"])
         self.people = [_Person(actor, self.view, hand, x, near, pose, Prop.draw(thing, rng))]
-        if rng.uniform() < 0.35:
+        if rng.uniform() < 0.3:
             self.people.append(_draw_passer(self.length, rng))
         self.people.sort(key=lambda person: person.near.mean())
         self.camera = _draw_camera(self.length, self.shaky, rng)
