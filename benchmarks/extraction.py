@@ -3,7 +3,7 @@
     python benchmarks/extraction.py [--videos data/videos] [--methods tvl1-fast dis-medium] [--short-side 256]
 
 In every round each method runs the solver alone on frames in memory, then the whole extraction of the files on one
-core, then on several; the table gives medians over the rounds. Run `dvc repro split` first, or name a folder of videos.
+core, then on several; the table gives medians over the rounds. Run `dvc repro probe` first, or name a folder of videos.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
         if len(rows) == count:
             break
     if not rows:
-        raise UserError(f"{videos}: no readable videos; run `dvc repro split` first or name a folder with --videos")
+        raise UserError(f"{videos}: no readable videos; run `dvc repro probe` first or name a folder with --videos")
     return pd.DataFrame(rows, columns=CLIP_COLUMNS)
 
 

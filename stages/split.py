@@ -1,20 +1,17 @@
-"""Stage: probe every clip by decoding it, and assign it to train, val or test."""
+"""Stage: assign every clip to train, val or test, without decoding it."""
 
 from pathlib import Path
 
 from stages.common import run
-from twostream.datasets.probing import list_clips
-from twostream.datasets.tables import write_table
+from twostream.datasets.splits import split_clips
+from twostream.datasets.tables import read_clips, write_table
 from twostream.params import Params
 
 
 def split(params: Params) -> None:
-    """Write data/clips.csv and data/splits/<n>.csv."""
-    clips, splits = list_clips(
-        params.dataset, params.seed, Path("data/videos"), Path("data/annotations"), params.runtime.workers
-    )
-    write_table(clips, "data/clips.csv")
-    for number, table in splits.items():
+    """Write data/splits/<n>.csv for every number of `dataset.splits`."""
+    clips = read_clips("data/clips.csv")
+    for number, table in split_clips(params.dataset, clips, Path("data/annotations"), params.seed).items():
         write_table(table, f"data/splits/{number}.csv")
 
 

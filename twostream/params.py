@@ -52,6 +52,7 @@ class Demo(Section):
     frames: int = Field(ge=4, le=1000)
     width: int = Field(ge=32, le=640)
     height: int = Field(ge=32, le=480)
+    seed: int = Field(ge=0, le=2**31 - 1)
 
     @field_validator("width", "height")
     @classmethod

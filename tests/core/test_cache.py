@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.cache import FileCache, RecordCache, code_digest, key_of
 from twostream.core.files import md5_of
 
 
@@ -114,3 +114,16 @@ def test_code_digest_ignores_imports_annotations_and_error_messages(tmp_path):
     assert base == digest("from d.b import c\n\ndef f(x):\n    raise ValueError(f'{x}: never')\n")
     assert base != digest("def f(x):\n    raise KeyError('no')\n")
     assert digest("x: int = 1") != digest("x: int = 2")
+
+
+def test_records_are_found_by_the_next_process_and_a_line_cut_short_costs_only_itself(tmp_path):
+    path = tmp_path / "cache" / "records.jsonl"
+    first, other = RecordCache(path), RecordCache(path)
+    first.add("a", {"frames": 1, "reason": "größer\n"})
+    other.add("b", 0.1)
+    with open(path, "a") as file:
+        file.write('["c", {"fra\n')
+    RecordCache(path).add("d", None)
+    again = RecordCache(path)
+    assert [key for key in "abcd" if key in again] == ["a", "b", "d"]
+    assert again["a"] == {"frames": 1, "reason": "größer\n"} and again["b"] == 0.1 and again["d"] is None

@@ -21,15 +21,15 @@ HMDB51_NAME = re.compile(
     r"^(?P<source>.+)_(?P<label>(?:approach|sidestep|squat)_(?:ball|flag|umbrella))"
     r"_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+\.avi$"
 )
-TINY = Demo(groups=4, takes=1, frames=8, width=64, height=48)
+TINY = Demo(groups=4, takes=1, frames=8, width=64, height=48, seed=0)
 
 
 def _dataset(demo: Demo = TINY, splits: tuple[int, ...] = (1, 2, 3)) -> SimpleNamespace:
     return SimpleNamespace(demo=demo, splits=list(splits))
 
 
-def _make(folder: Path, demo: Demo = TINY, seed: int = 0, workers: int = 1) -> Path:
-    demo_set.fetch(_dataset(demo), seed, folder / "videos", folder / "annotations", folder / "scratch", workers)
+def _make(folder: Path, demo: Demo = TINY, workers: int = 1) -> Path:
+    demo_set.fetch(_dataset(demo), folder / "videos", folder / "annotations", folder / "scratch", workers)
     return folder
 
 
@@ -77,8 +77,8 @@ def test_the_number_of_processes_changes_no_byte(made: Path, tmp_path: Path) -> 
 
 
 def test_another_seed_gives_other_videos(made: Path, tmp_path: Path) -> None:
-    small = Demo(groups=3, takes=1, frames=4, width=32, height=32)
-    one, other = (_digests(_make(tmp_path / str(seed), small, seed) / "videos").values() for seed in (0, 1))
+    demos = [Demo(groups=3, takes=1, frames=4, width=32, height=32, seed=seed) for seed in (0, 1)]
+    one, other = (_digests(_make(tmp_path / str(demo.seed), demo) / "videos").values() for demo in demos)
     assert len(one) == 27 and not set(one) & set(other)
 
 
@@ -113,9 +113,10 @@ def test_sources_differ_and_hold_the_characters_that_break_scripts() -> None:
     assert not any("/" in source or f"_{label}_" in source for source in sources for label in demo_set.CLASSES)
 
 
-def test_describe_lists_every_clip_once_with_its_group_and_subset(made: Path) -> None:
-    described = demo_set.describe(_dataset(splits=(1, 3)), made / "videos", made / "annotations")
-    clips = described.clips
+def test_every_clip_is_listed_once_with_its_group_and_subset(made: Path) -> None:
+    dataset = _dataset(splits=(1, 3))
+    clips = demo_set.list_clips(dataset, made / "videos", made / "annotations")
+    splits = demo_set.list_splits(dataset, clips, made / "annotations")
     assert list(clips.columns) == ["clip_id", "path", "class", "group", "status", "reason"]
     assert clips["clip_id"].is_unique and len(clips) == 36 and set(clips["status"]) == {"ok"}
     for row in clips.to_dict("records"):
@@ -123,29 +124,29 @@ def test_describe_lists_every_clip_once_with_its_group_and_subset(made: Path) ->
         assert path.is_file() and row["clip_id"] == f"{row['class']}/{path.stem}"
         assert HMDB51_NAME.match(path.name)["source"] == row["group"]
     lists = _lists(made)
-    assert set(described.splits) == {1, 3}
-    for number, subsets in described.splits.items():
+    assert set(splits) == {1, 3}
+    for number, subsets in splits.items():
         expected = {Path(name).stem: {1: "train", 2: "test"}[code] for name, code in lists[number].items()}
         assert {clip_id.split("/", 1)[1]: subset for clip_id, subset in subsets.items()} == expected
 
 
-def test_describe_names_a_damaged_or_missing_split_file(made: Path, tmp_path: Path) -> None:
+def test_a_message_names_a_damaged_or_missing_split_file(made: Path, tmp_path: Path) -> None:
     for path in (made / "annotations").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     broken = tmp_path / "squat_flag_test_split1.txt"
     broken.write_text("a_squat_flag_f_nm_np1_fr_goo_0.avi 1\nb_squat_flag_f_nm_np1_fr_goo_0.avi 7\n")
     with pytest.raises(UserError, match=r"squat_flag_test_split1\.txt, line 2: 'b_squat_flag.* 7'"):
-        demo_set.describe(_dataset(), made / "videos", tmp_path)
+        demo_set.list_clips(_dataset(), made / "videos", tmp_path)
     broken.unlink()
     with pytest.raises(UserError, match=r"squat_flag_test_split1\.txt: cannot be read"):
-        demo_set.describe(_dataset(), made / "videos", tmp_path)
+        demo_set.list_clips(_dataset(), made / "videos", tmp_path)
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 480), (640, 32), (32, 32)])
 def test_every_place_can_be_drawn_at_extreme_shapes(width: int, height: int) -> None:
-    demo = Demo(groups=12, takes=1, frames=4, width=width, height=height)
+    demo = Demo(groups=12, takes=1, frames=4, width=width, height=height, seed=1)
     for group in range(12):
-        frame = next(demo_set.render(demo_set.Clip("approach", "flag", group, 0), demo, 1))
+        frame = next(demo_set.render(demo_set.Clip("approach", "flag", group, 0), demo))
         assert frame.shape == (height, width, 3) and frame.dtype == np.uint8 and frame.std() > 5
 
 
@@ -173,12 +174,12 @@ def test_the_coordinate_of_the_motion_moves_more_than_the_others() -> None:
 
 def test_frames_show_the_thing_but_not_the_motion_and_flow_shows_the_motion_but_not_the_thing() -> None:
     """Ridge regression on a few numbers per clip, trained on seven groups and tested on the other seven."""
-    demo = Demo(groups=14, takes=1, frames=20, width=96, height=72)
+    demo = Demo(groups=14, takes=1, frames=20, width=96, height=72, seed=3)
     looks, moves, motions, things, trained = [], [], [], [], []
     for group in range(14):
         for m, motion in enumerate(demo_set.MOTIONS):
             for t, thing in enumerate(demo_set.THINGS):
-                frames = list(demo_set.render(demo_set.Clip(motion, thing, group, 0), demo, 3))
+                frames = list(demo_set.render(demo_set.Clip(motion, thing, group, 0), demo))
                 looks.append(_colours_and_layout(frames[len(frames) // 2]))
                 moves.append(_flow_statistics(frames))
                 motions.append(m)

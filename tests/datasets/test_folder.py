@@ -4,13 +4,14 @@ import csv
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
-from twostream.datasets import DatasetIndex, folder, get_dataset
+from twostream.datasets import folder, get_dataset
 from twostream.errors import UserError
 
 
@@ -33,10 +34,11 @@ def write_csv(path: Path, *rows: list[str]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def run(dataset: params.Dataset, place: Path) -> DatasetIndex:
-    folder.fetch(dataset, 0, place / "videos", place / "annotations", place / "scratch")
-    assert not (place / "scratch").exists()
-    return folder.describe(dataset, place / "videos", place / "annotations")
+def run(dataset: params.Dataset, place: Path) -> SimpleNamespace:
+    folder.fetch(dataset, place / "videos", place / "annotations", place / "scratch")
+    assert all(path.suffix == ".lock" for path in (place / "scratch").iterdir())
+    clips = folder.list_clips(dataset, place / "videos", place / "annotations")
+    return SimpleNamespace(clips=clips, splits=folder.list_splits(dataset, clips, place / "annotations"))
 
 
 def refused(dataset: params.Dataset, place: Path) -> str:
@@ -224,7 +226,7 @@ def test_a_table_may_give_the_classes_of_clips_that_lie_anywhere(tmp_path):
 def test_clips_of_one_name_in_several_folders_of_a_class_are_kept_apart(tmp_path):
     source = fill(tmp_path / "in", "day1/x.mp4", "day2/x.mp4", "day2/y.mp4")
     write_csv(source / "split.csv", ["path", "class"], ["day1/x.mp4", "a"], ["day2/x.mp4", "a"], ["day2/y.mp4", "b"])
-    folder.fetch(settings(source), 0, tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch")
+    folder.fetch(settings(source), tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch")
     assert {p.read_bytes() for p in (tmp_path / "videos" / "a").iterdir()} == {b"day1/x.mp4", b"day2/x.mp4"}
 
 

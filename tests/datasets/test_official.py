@@ -8,13 +8,14 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from helpers import TEST_DATA, dataset_settings
 
 from twostream import params
-from twostream.datasets import DatasetIndex, get_dataset, official
+from twostream.datasets import get_dataset, official
 from twostream.datasets.hmdb51 import HMDB51, source_of
 from twostream.datasets.official import Benchmark
 from twostream.datasets.splits import hold_out_validation, leaking_groups
@@ -26,10 +27,11 @@ def settings(name: str, source: Path | str, **changes: object) -> params.Dataset
     return dataset_settings(**{"name": name, "source": str(source), "splits": [1, 2, 3], **changes})
 
 
-def run(benchmark: Benchmark, dataset: params.Dataset, place: Path) -> DatasetIndex:
+def run(benchmark: Benchmark, dataset: params.Dataset, place: Path) -> SimpleNamespace:
     official.fetch(benchmark, dataset, place / "videos", place / "annotations", place / "scratch")
-    assert not (place / "scratch").exists()
-    return official.describe(benchmark, dataset, place / "videos", place / "annotations")
+    assert all(path.suffix == ".lock" for path in (place / "scratch").iterdir())
+    clips = official.list_clips(benchmark, dataset, place / "videos", place / "annotations")
+    return SimpleNamespace(clips=clips, splits=official.list_splits(benchmark, dataset, clips, place / "annotations"))
 
 
 def refused(benchmark: Benchmark, dataset: params.Dataset, place: Path) -> str:
@@ -81,7 +83,7 @@ def zipped(content: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def check_small_hmdb(made: DatasetIndex, place: Path) -> None:
+def check_small_hmdb(made: SimpleNamespace, place: Path) -> None:
     clips = made.clips.set_index("clip_id")
     assert len(clips) == 204 and set(clips["status"]) == {"ok"} and clips["class"].nunique() == 51
     assert set(clips["group"]) == set(SOURCES)
@@ -97,9 +99,9 @@ def check_small_hmdb(made: DatasetIndex, place: Path) -> None:
 def test_a_benchmark_is_found_by_its_name(tmp_path, benchmark):
     module, source = get_dataset(benchmark.name), settings(benchmark.name, tmp_path)
     with pytest.raises(UserError, match=f"no split lists of {benchmark.name}"):
-        module.fetch(source, 0, tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch")
+        module.fetch(source, tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch")
     with pytest.raises(UserError, match="holds no "):
-        module.describe(source, tmp_path / "videos", tmp_path / "annotations")
+        module.list_clips(source, tmp_path / "videos", tmp_path / "annotations")
 
 
 def test_hmdb51_from_a_folder(tmp_path, small_hmdb):

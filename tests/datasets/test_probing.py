@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 from helpers import moving_texture, write_audio, write_video
 
-from twostream.datasets import get_dataset
-from twostream.datasets.probing import list_clips, probe_clips
+from twostream import video
+from twostream.core.cache import RecordCache
+from twostream.datasets import get_dataset, probing
+from twostream.datasets.probing import list_and_probe, probe_clips
+from twostream.datasets.splits import split_clips
 from twostream.datasets.tables import CLIP_COLUMNS, read_clips, write_table
 from twostream.errors import UserError
 from twostream.params import parse_params
@@ -14,6 +17,10 @@ from twostream.params import parse_params
 def _dataset(values, source, **changes):
     section = {**values["dataset"], "name": "folder", "source": str(source), **changes}
     return parse_params({**values, "dataset": section}).dataset
+
+
+def _cache(tmp_path):
+    return RecordCache(tmp_path / "probes.jsonl")
 
 
 @pytest.fixture
@@ -37,8 +44,9 @@ def source(tmp_path):
 
 def _list(tmp_path, dataset):
     videos, annotations, scratch = tmp_path / "videos", tmp_path / "annotations", tmp_path / "scratch"
-    get_dataset("folder").fetch(dataset, 0, videos, annotations, scratch)
-    return list_clips(dataset, 0, videos, annotations, workers=1)
+    get_dataset("folder").fetch(dataset, videos, annotations, scratch)
+    clips = list_and_probe(dataset, videos, annotations, _cache(tmp_path), workers=1)
+    return clips, split_clips(dataset, clips, annotations, seed=0)
 
 
 def test_every_odd_file_is_listed_with_its_reason_and_no_good_one_is_lost(tmp_path, demo_values, source):
@@ -119,7 +127,7 @@ INDEX_COLUMNS = ["clip_id", "path", "class", "group", "status", "reason"]
 def test_a_missing_clip_is_not_probed_and_keeps_its_reason(tmp_path):
     write_video(tmp_path / "a" / "1.avi", moving_texture(6, height=48, width=64))
     rows = [["a/0", "a/0.avi", "a", "g", "missing", "not in the source"], ["a/1", "a/1.avi", "a", "g", "ok", ""]]
-    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, workers=1)
+    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, _cache(tmp_path), workers=1)
     assert list(table.columns) == CLIP_COLUMNS
     assert table.iloc[0].tolist() == ["a/0", "a/0.avi", "a", "g", 0, 0.0, 0, 0, "missing", "not in the source"]
     assert table.iloc[1].tolist() == ["a/1", "a/1.avi", "a", "g", 6, 25.0, 64, 48, "ok", ""]
@@ -133,7 +141,7 @@ def test_a_missing_clip_is_not_probed_and_keeps_its_reason(tmp_path):
 
 def test_a_table_of_missing_clips_alone_keeps_its_types(tmp_path):
     rows = [["a/0", "a/0.avi", "a", "g", "missing", "gone"]]
-    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, workers=1)
+    table = probe_clips(pd.DataFrame(rows, columns=INDEX_COLUMNS), tmp_path, _cache(tmp_path), workers=1)
     assert table.iloc[0].tolist() == ["a/0", "a/0.avi", "a", "g", 0, 0.0, 0, 0, "missing", "gone"]
     assert table["frames"].dtype == "int64"
 
@@ -143,3 +151,76 @@ def test_one_class_is_no_data_set(tmp_path, demo_values):
         write_video(tmp_path / "source" / "jump" / f"{word}.avi", moving_texture(3))
     with pytest.raises(UserError, match="at least two"):
         _list(tmp_path, _dataset(demo_values, tmp_path / "source"))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded, in order."""
+    names = []
+
+    def probe(path):
+        names.append(path.name)
+        return video.probe(path)
+
+    monkeypatch.setattr(probing, "probe", probe)
+    return names
+
+
+def _probe_folder(folder, tmp_path):
+    """Probe the videos of `folder` in the order of their names, with what the cache file holds."""
+    names = sorted(path.name for path in folder.iterdir())
+    table = pd.DataFrame([[f"a/{name}", name, "a", "g", "ok", ""] for name in names], columns=INDEX_COLUMNS)
+    return probe_clips(table, folder, _cache(tmp_path), workers=1)
+
+
+def test_one_more_clip_decodes_one_clip(tmp_path, decoded):
+    folder = tmp_path / "videos"
+    for name in "acd":
+        write_video(folder / f"{name}.avi", moving_texture(4, seed=ord(name)))
+    first = _probe_folder(folder, tmp_path)
+    write_video(folder / "b.avi", moving_texture(5))
+    (folder / "d.avi").rename(folder / "e.avi")
+    second = _probe_folder(folder, tmp_path)
+    assert decoded == ["a.avi", "c.avi", "d.avi", "b.avi"]
+    assert second["frames"].tolist() == [4, 5, 4, 4]
+    old = ["frames", "fps", "width", "height", "status", "reason"]
+    pd.testing.assert_frame_equal(first[old], second[old].drop(index=1).reset_index(drop=True))
+
+
+def test_a_changed_clip_is_decoded_and_so_is_one_that_could_not_be_read(tmp_path, decoded):
+    folder = tmp_path / "videos"
+    for name in "ab":
+        write_video(folder / f"{name}.avi", moving_texture(4, seed=ord(name)))
+    (folder / "c.avi").write_bytes(b"no video")
+    _probe_folder(folder, tmp_path)
+    write_video(folder / "b.avi", moving_texture(7))
+    again = _probe_folder(folder, tmp_path)
+    assert decoded == ["a.avi", "b.avi", "c.avi", "b.avi", "c.avi"]
+    assert again["frames"].tolist() == [4, 7, 0]
+
+
+def test_another_decoder_decodes_every_clip_again(tmp_path, decoded, monkeypatch):
+    write_video(tmp_path / "videos" / "a.avi", moving_texture(4))
+    _probe_folder(tmp_path / "videos", tmp_path)
+    monkeypatch.setattr(probing, "code_digest", lambda path: "other")
+    _probe_folder(tmp_path / "videos", tmp_path)
+    monkeypatch.setattr(probing.av, "__version__", "0")
+    _probe_folder(tmp_path / "videos", tmp_path)
+    assert decoded == ["a.avi"] * 3
+
+
+def test_a_killed_run_keeps_what_it_decoded(tmp_path, decoded, monkeypatch):
+    for name in "abc":
+        write_video(tmp_path / "videos" / f"{name}.avi", moving_texture(4, seed=ord(name)))
+    whole = probing.probe
+
+    def killed(path):
+        if path.name == "c.avi":
+            raise KeyboardInterrupt
+        return whole(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(probing, "probe", killed)
+        _probe_folder(tmp_path / "videos", tmp_path)
+    _probe_folder(tmp_path / "videos", tmp_path)
+    assert decoded == ["a.avi", "b.avi", "c.avi"]

@@ -79,6 +79,7 @@ def test_a_file_comes_from_the_pinned_commit_and_the_endpoint_of_the_environment
     path = fetch(endpoint, "videos.zip", tmp_path, sha256=SHA256.upper())
     assert path == str(tmp_path / "videos.zip")
     assert Path(path).read_bytes() == CONTENT
+    assert fetch("http://127.0.0.1:9", "videos.zip", tmp_path) == path, "a file that is there needs no server"
 
 
 @pytest.mark.slow

@@ -120,10 +120,46 @@ def test_the_mirror_lists_of_the_profiles_are_valid_and_begin_with_a_local_copy(
     assert all(source.huggingface for source in found.videos[1:] + found.annotations[1:])
 
 
-def test_scratch_is_emptied_after_success_and_kept_after_a_failure(tmp_path):
-    with pytest.raises(KeyError), scratch_folder(tmp_path / "s"):
-        (tmp_path / "s" / "half").touch()
+def test_unpacked_files_are_deleted_after_success_and_kept_after_a_failure(tmp_path):
+    source = str(archive(tmp_path / "x.zip", "a.avi"))
+    with pytest.raises(KeyError), scratch_folder(tmp_path / "s", source) as folder:
+        unpacked = obtain(source, folder, lambda roots: roots)[0]
         raise KeyError
-    with scratch_folder(tmp_path / "s"):
-        assert (tmp_path / "s" / "half").exists()
-    assert not (tmp_path / "s").exists()
+    with scratch_folder(tmp_path / "s", source) as folder:
+        assert (unpacked / "a.avi").exists()
+    assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".lock"]
+
+
+def _fetch(tmp_path: Path, source: str, fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Obtain the videos of a mirror list; `fetched` gets the files that are not in the download folder yet."""
+
+    def download(repo: str, revision: str, name: str, folder: Path, *_: object) -> Path:
+        if not (folder / name).exists():
+            fetched.append(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            archive(folder / name, f"{name}.avi")
+        return folder / name
+
+    monkeypatch.setattr(sources, "download", download)
+    with scratch_folder(tmp_path / "s", source) as folder:
+        return obtain(source, folder, names)
+
+
+def test_what_was_fetched_stays_until_another_source_is_fetched(tmp_path, monkeypatch):
+    one, other = mirrors(tmp_path / "1.yaml", hub("1.zip")), mirrors(tmp_path / "2.yaml", hub("2.zip"))
+    local = str(archive(tmp_path / "local.zip", "local.avi"))
+    fetched: list[str] = []
+    for source in (one, one, local, one):
+        _fetch(tmp_path, source, fetched, monkeypatch)
+    assert fetched == ["1.zip"]
+    assert _fetch(tmp_path, other, fetched, monkeypatch) == ["2.zip.avi"]
+    assert [path.name for path in (tmp_path / "s").rglob("*.zip")] == ["2.zip"], "one source's files are kept"
+    _fetch(tmp_path, one, fetched, monkeypatch)
+    assert fetched == ["1.zip", "2.zip", "1.zip"]
+
+
+def test_downloads_that_another_process_is_making_stay(tmp_path, monkeypatch):
+    with scratch_folder(tmp_path / "s", "another") as folder:
+        (folder / "downloads").mkdir()
+        _fetch(tmp_path, mirrors(tmp_path / "1.yaml", hub("1.zip")), [], monkeypatch)
+        assert (folder / "downloads").is_dir()

@@ -14,13 +14,15 @@ from twostream.params import Dataset
 
 DATASETS = get_args(Dataset.model_fields["name"].annotation)
 
+SOURCES = {f"twostream/sources/{module}.py" for module in ("__init__", "archives", "huggingface", "walk")}
 # Imported by a module that the stage needs, but not used in it.
 UNUSED = {
     "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py", "twostream/flow/gpu_server.py"},
     # `fetch` splits nothing; from the tables it takes the names of the subsets.
     "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py"},
-    # `describe` reads what `fetch` made.
-    "split": {f"twostream/sources/{module}.py" for module in ("__init__", "archives", "huggingface", "walk")},
+    # `list_clips` reads what `fetch` made, and so does `list_splits`.
+    "probe": {"twostream/datasets/splits.py", *SOURCES},
+    "split": SOURCES,
 }
 # How the work is done, not what comes out; see the head of dvc.yaml.
 HOW = {"params", "profiles", "errors", "__init__", "networks/names"}
@@ -82,15 +84,15 @@ def test_a_stage_depends_on_every_module_that_shapes_its_output(name):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("name", ["download", "split"])
-def test_download_and_split_depend_on_every_module_of_their_data_set(name, dataset):
+@pytest.mark.parametrize("name", ["download", "probe", "split"])
+def test_the_first_stages_depend_on_every_module_of_their_data_set(name, dataset):
     """A data set is imported by its name, which no import statement shows."""
     package = ROOT / "twostream/datasets" / dataset / "__init__.py"
     assert not _missing(name, package, _dependencies(name, dataset))
 
 
-@pytest.mark.parametrize("name", ["download", "split"])
-def test_download_and_split_do_not_depend_on_other_data_sets(name):
+@pytest.mark.parametrize("name", ["download", "probe", "split"])
+def test_the_first_stages_do_not_depend_on_other_data_sets(name):
     listed = _dependencies(name, "hmdb51")
     assert "twostream/datasets" not in listed
     assert not [
@@ -109,3 +111,8 @@ def test_a_stages_code_dependencies_exist(name, dataset):
 def test_flow_depends_on_the_code_of_every_method():
     """A method is loaded by its name, which no import shows."""
     assert "twostream/flow" in _stages()["extract_flow"]["deps"]
+
+
+def test_decoding_depends_on_one_module_alone():
+    """The keys of probes and of extracted clips hold the code of no other."""
+    assert not _missing("", ROOT / "twostream/video.py", ["twostream/video.py"])

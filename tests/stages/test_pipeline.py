@@ -87,7 +87,7 @@ def _set(project: Path, section: str, **changes: object) -> None:
 def built(tmp_path_factory, demo_values) -> Path:
     project = _project(tmp_path_factory.mktemp("project"), _miniature(demo_values))
     output = _run(project, "dvc", "repro")
-    assert len(_ran(output)) == 17
+    assert len(_ran(output)) == 18
     _run(project, "git", "add", "-A")
     _run(project, "git", "commit", "-qm", "results")
     return project
@@ -118,7 +118,7 @@ def _mean_over_splits(project: Path, name: str) -> float:
 
 
 def test_a_stage_is_a_script_that_explains_itself(built):
-    assert "Write data/clips.csv" in _run(built, sys.executable, "stages/split.py", "--help")
+    assert "Write data/clips.csv" in _run(built, sys.executable, "stages/probe.py", "--help")
     assert "--stream" in _run(built, sys.executable, "-m", "stages.train", "--help")
 
 
@@ -142,6 +142,19 @@ def test_a_change_of_fusion_reruns_only_what_follows_and_changing_back_runs_noth
     assert _run(built, "git", "status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize("section, change", [("dataset", {"val_fraction": 0.4}), (None, {"seed": 1})])
+def test_another_seed_or_part_of_validation_decodes_nothing(built, section, change):
+    before = (built / "params.yaml").read_text()
+    values = yaml.safe_load(before)
+    (values[section] if section else values).update(change)
+    try:
+        (built / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        planned = _ran(_run(built, "dvc", "repro", "--dry", "extract_rgb", "split"))
+    finally:
+        (built / "params.yaml").write_text(before)
+    assert planned == ["split"]
+
+
 @pytest.mark.parametrize(
     "module, first, spared",
     [
@@ -150,7 +163,7 @@ def test_a_change_of_fusion_reruns_only_what_follows_and_changing_back_runs_noth
             "fuse@1",
             {"extract_rgb", "extract_flow", "train_rgb@spatial-1", "score_rgb@spatial-1"},
         ),
-        ("twostream/flow/tvl1/cpu.py", "extract_flow", {"download", "split", "extract_rgb", "train_rgb@spatial-1"}),
+        ("twostream/flow/tvl1/cpu.py", "extract_flow", {"download", "probe", "extract_rgb", "train_rgb@spatial-1"}),
         (
             "twostream/streams/scoring.py",
             "score_rgb@spatial-1",
@@ -193,7 +206,7 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_nobody_behind(tm
     values["dataset"]["demo"].update(frames=60, width=160, height=120)
     values["flow"]["tvl1"]["preset"] = "accurate"  # slow enough to be killed in the middle
     project = _project(tmp_path / "project", values)
-    _run(project, "dvc", "repro", "split")
+    _run(project, "dvc", "repro", "probe")
     process = subprocess.Popen(
         ["dvc", "repro", "extract_flow"],
         cwd=project,

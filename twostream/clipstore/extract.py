@@ -109,7 +109,7 @@ def extract(
     failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
     if failed:
         named = ", ".join(f"{one.clip.clip_id!r} ({one.reason})" for one in failed[:5])
-        raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force split`")
+        raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force probe`")
     extracted = sum(result.status == "extracted" for result in results)
     return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
 

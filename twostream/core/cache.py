@@ -1,20 +1,22 @@
-"""Content-addressed cache: maps a key (inputs, parameters, code) to the file computed from them.
+"""Content-addressed caches: map a key (inputs, parameters, code) to what is computed from them.
 
 DVC removes a stage's outputs before it runs the stage, so a killed run, one more clip or an edited comment would
-recompute every file. This cache lies next to DVC's own and records the MD5 of the file made for each key. The file
-itself comes from DVC's object store once DVC has committed it. Until then it waits in `pending/`; `sweep` removes it
-there afterwards, so that no file is stored twice.
+recompute every file. `FileCache` lies next to DVC's own cache and records the MD5 of the file made for each key. The
+file itself comes from DVC's object store once DVC has committed it. Until then it waits in `pending/`; `sweep` removes
+it there afterwards, so that no file is stored twice. `RecordCache` holds values that need no file of their own.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twostream.core.files import atomic_path, md5_of, reflink
 
@@ -88,6 +90,33 @@ class FileCache:
 
     def _object(self, digest: str) -> Path | None:
         return self.objects / digest[:2] / digest[2:] if self.objects else None
+
+
+class RecordCache:
+    """Small JSON values by key, in one file of which every line is a record.
+
+    A record is written when it is added, so a killed run keeps what it had. Several processes may add to one file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._records: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):  # a line that a full disk or a power failure cut short
+                    key, self._records[key] = json.loads(line)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> Any:
+        return self._records[key]
+
+    def add(self, key: str, value: Any) -> None:
+        self._records[key] = value
+        with open(self.path, "a", encoding="ascii") as file:  # one line is one write, which no other process splits
+            file.write(json.dumps([key, value]) + "\n")
 
 
 def share(source: Path, target: Path) -> None:

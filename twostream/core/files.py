@@ -66,9 +66,13 @@ def _hexdigest(path: str | Path, digest: hashlib._Hash) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a lock file, waiting for other processes; the lock ends with the process."""
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a lock file; the lock ends with the process.
+
+    Args:
+        wait: whether to wait for another process that has the lock. If not, BlockingIOError is raised.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

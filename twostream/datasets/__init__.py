@@ -1,9 +1,15 @@
-"""Where clips come from and how they are split: one package per data set, all with the same two functions.
+"""Where clips come from and how they are split: one package per data set, all with the same three functions.
 
-`fetch(dataset, seed, videos, annotations, scratch)` fills the folder `videos` with `<class>/<file>` and the folder
+`fetch(dataset, videos, annotations, scratch)` fills the folder `videos` with `<class>/<file>` and the folder
 `annotations` with the files that split them. Both are absent or empty before, and appear when they are complete.
-`scratch` keeps downloads and unpacked archives of an interrupted run; `seed` chooses what the demo draws.
-`describe(dataset, videos, annotations)` returns the :class:`DatasetIndex` of what `fetch` made.
+`scratch` keeps what was downloaded, see :func:`twostream.sources.scratch_folder`.
+
+`list_clips(dataset, videos, annotations)` returns one row per clip, sorted by clip_id, with the str columns clip_id,
+path (relative to the videos, with `/`), class, group, status (`ok`: present, to be probed; `missing`) and reason.
+
+`list_splits(dataset, clips, annotations)` returns, for the clips of `clips.csv`, a Series for each number of
+`dataset.splits`: index clip_id in the order of `clips`, values `train`, `test`, `unused`, and `val` if the user's own
+table has it.
 """
 
 from __future__ import annotations
@@ -12,11 +18,8 @@ import importlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import ModuleType
-
-import pandas as pd
 
 VIDEO_ENDINGS = frozenset(
     """
@@ -24,21 +27,6 @@ VIDEO_ENDINGS = frozenset(
     .mpe .mpeg .mpg .mts .mxf .ogm .ogv .rm .rmvb .ts .vob .webm .wmv .y4m
     """.split()  # noqa: SIM905 - a list of words is easier to read
 )
-
-
-@dataclass(frozen=True)
-class DatasetIndex:
-    """The clips of a data set and how they are split.
-
-    Attributes:
-        clips: one row per clip, sorted by clip_id; str columns clip_id, path (relative to the videos, with `/`), class,
-            group, status (`ok`: present, to be probed; `missing`), reason.
-        splits: for each number of `dataset.splits`, a Series: index clip_id in the order of `clips`, values `train`,
-            `test`, `unused`, and `val` if the user's own table has it.
-    """
-
-    clips: pd.DataFrame
-    splits: dict[int, pd.Series]
 
 
 def get_dataset(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
-from twostream.datasets import DatasetIndex, clip_ids, is_video
+from twostream.datasets import clip_ids, is_video
 from twostream.datasets.splits import leaking_groups
 from twostream.errors import UserError, reason
 from twostream.sources import is_mirror_list, obtain, read_mirrors, scratch_folder
@@ -74,34 +74,26 @@ def fetch(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotatio
         files, table = separate_lists or find_lists(roots)
         return files, _find_clips(benchmark, table, roots, dataset)
 
-    with scratch_folder(scratch):
+    with scratch_folder(scratch, dataset.source) as folder:
         separate = is_mirror_list(dataset.source) and read_mirrors(dataset.source).annotations
-        separate_lists = obtain(dataset.source, scratch, find_lists, "annotations") if separate else None
-        lists, clips = obtain(dataset.source, scratch, find_all)
+        separate_lists = obtain(dataset.source, folder, find_lists, "annotations") if separate else None
+        lists, clips = obtain(dataset.source, folder, find_all)
         with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
             for name, path in lists.items():
                 shutil.copyfile(path, new_annotations / name)
             for (label, name), path in tqdm(clips.items(), desc="copying", unit="clip", delay=1):
                 (new_videos / label).mkdir(exist_ok=True)
                 file = Path(name).stem + path.suffix
-                copy_file(path, new_videos / label / file, disposable=scratch in path.parents)
+                copy_file(path, new_videos / label / file, disposable=folder in path.parents)
 
 
-def describe(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """Return every clip of the split lists (`missing` if `videos` has no file for it) and the official splits.
-
-    Prints a line if a group has clips in train and in test of an official split, which must not be changed.
+def list_clips(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
+    """Return every clip of the split lists; it is `missing` if `videos` has no file for it.
 
     Raises:
         UserError: the lists cannot be read, or clips are missing without `dataset.allow_missing`.
     """
-    names = sorted(os.listdir(annotations)) if annotations.is_dir() else []
-    lists = {name: annotations / name for name in names if benchmark.list_name.fullmatch(name)}
-    if not lists:
-        raise UserError(
-            f"{os.fspath(annotations)!r}: holds no {benchmark.lists}; run `dvc repro download` to make it again"
-        )
-    table = read_lists(benchmark, lists, dataset.allow_missing)
+    table = _read_annotations(benchmark, annotations, dataset.allow_missing)
     present = {
         (label, os.path.splitext(file)[0]): file
         for label in table["class"].unique()
@@ -122,6 +114,23 @@ def describe(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annota
             "reason": ["" if file else "not in the source" for file in files],
         }
     )
+    return clips.sort_values("clip_id", ignore_index=True)
+
+
+def list_splits(
+    benchmark: Benchmark, dataset: params.Dataset, clips: pd.DataFrame, annotations: Path
+) -> dict[int, pd.Series]:
+    """Return the official splits.
+
+    Prints a line if a group has clips in train and in test of an official split, which must not be changed.
+
+    Raises:
+        UserError: the lists cannot be read.
+    """
+    table = _read_annotations(benchmark, annotations, partial=True)
+    # A mirror may have converted the clips: the ending of a file is not always that in the lists.
+    table.index = pd.Index(table["class"] + "/" + table["name"].map(lambda name: os.path.splitext(name)[0]))
+    table = table.loc[[os.path.splitext(path)[0] for path in clips["path"]]]
     index = pd.Index(clips["clip_id"], name="clip_id")
     splits = {n: pd.Series(table[f"split{n}"].to_numpy(), index=index, name="subset") for n in dataset.splits}
     for n, subset in splits.items():
@@ -130,9 +139,17 @@ def describe(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annota
                 f"{benchmark.name}: in the official split {n}, {len(leaking)} sources have clips in both train and "
                 f"test ({sum(map(len, leaking.values()))} clips); it stays unchanged, because published results use it"
             )
-    return DatasetIndex(
-        clips.sort_values("clip_id", ignore_index=True), {n: subset.sort_index() for n, subset in splits.items()}
-    )
+    return splits
+
+
+def _read_annotations(benchmark: Benchmark, annotations: Path, partial: bool) -> pd.DataFrame:
+    names = sorted(os.listdir(annotations)) if annotations.is_dir() else []
+    lists = {name: annotations / name for name in names if benchmark.list_name.fullmatch(name)}
+    if not lists:
+        raise UserError(
+            f"{os.fspath(annotations)!r}: holds no {benchmark.lists}; run `dvc repro download` to make it again"
+        )
+    return read_lists(benchmark, lists, partial)
 
 
 def read_lists(benchmark: Benchmark, files: dict[str, Path], partial: bool) -> pd.DataFrame:

@@ -1,16 +1,21 @@
-"""Probe every clip of a data set by decoding it, and hold out the validation clips of every split by group."""
+"""Probe every clip of a data set by decoding it, once per content of its file."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
 from pathlib import Path
 
+import av
 import pandas as pd
 
-from twostream.core.parallel import unordered
+from twostream import video
+from twostream.core.cache import RecordCache, code_digest, key_of
+from twostream.core.files import sha256_of
+from twostream.core.parallel import cores, progress, unordered
 from twostream.datasets import get_dataset
-from twostream.datasets.splits import hold_out_validation
-from twostream.datasets.tables import CLIP_COLUMNS, SUBSETS
+from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
 from twostream.params import Dataset
 from twostream.video import Probe, probe
@@ -18,52 +23,47 @@ from twostream.video import Probe, probe
 _NAMED_IN_ERRORS = 20
 
 
-def list_clips(
-    dataset: Dataset, seed: int, videos: Path, annotations: Path, workers: int
-) -> tuple[pd.DataFrame, dict[int, pd.DataFrame]]:
-    """Return the tables of `clips.csv` and `splits/<n>.csv`.
-
-    A clip that is missing or cannot be read is in both, with its reason and as `unused`: no clip is dropped.
+def list_and_probe(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache, workers: int) -> pd.DataFrame:
+    """Return the table of `clips.csv`. A clip that is missing or cannot be read is in it with its reason.
 
     Args:
         dataset: the parameter section.
-        seed: chooses the groups that are held out for validation.
         videos: folder of the videos, `<class>/<file>`.
         annotations: folder of the data set's own split files.
-        workers: processes that decode; 0: one per core.
+        cache, workers: as for :func:`probe_clips`.
 
     Raises:
         UserError: no clips, fewer than two classes, or more than `dataset.max_unreadable` clips cannot be read.
     """
-    index = get_dataset(dataset.name).describe(dataset, videos, annotations)
-    if index.clips["class"].nunique() < 2:
+    clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
+    if clips["class"].nunique() < 2:
         raise UserError(f"{dataset.source}: at least two classes of clips are needed")
-    clips = probe_clips(index.clips, videos, workers)
+    clips = probe_clips(clips, videos, cache, workers)
     _check_readable(clips, dataset)
-    readable = (clips["status"] == "ok").to_numpy()
-    splits = {}
-    for number, subset in index.splits.items():
-        subset = subset.reindex(clips["clip_id"], fill_value="unused").where(readable, "unused")
-        if not (subset == "val").any():
-            subset = hold_out_validation(subset, clips, dataset.val_fraction, seed)
-        splits[number] = pd.DataFrame({"clip_id": subset.index, "subset": subset.to_numpy()})
-        counts = subset.value_counts()
-        print(f"split {number}: {', '.join(f'{counts.get(name, 0)} {name}' for name in SUBSETS)}")
-    return clips, splits
+    return clips
 
 
-def probe_clips(clips: pd.DataFrame, videos: Path, workers: int) -> pd.DataFrame:
+def probe_clips(clips: pd.DataFrame, videos: Path, cache: RecordCache, workers: int) -> pd.DataFrame:
     """Decode every clip whose status is `ok` and return the table with :data:`CLIP_COLUMNS`.
 
     Args:
         clips: str columns clip_id, path, class, group, status, reason.
         videos: folder that the paths are relative to.
+        cache: what decoding found earlier. A file of the same content is not decoded again, if it could be read.
         workers: processes that decode; 0: one per core.
     """
     present = clips.index[clips["status"] == "ok"]
-    jobs = [(row, videos / path) for row, path in clips["path"][present].items()]
-    found = dict(unordered(_probe_one, jobs, workers=workers, what="probe"))
-    probed = pd.DataFrame([found[row] for row in present], index=present, columns=[f.name for f in fields(Probe)])
+    paths = [videos / path for path in clips["path"][present]]
+    keys = _keys(paths, workers or cores())
+    todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in cache}
+    found: dict[str, Probe] = {}
+    for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
+        found[key] = probed
+        if probed.readable:  # the cause of an unreadable file may pass, such as missing permission
+            cache.add(key, asdict(probed))
+    print(f"probe: {len(paths)} clips, {len(todo)} decoded, {len(paths) - len(todo)} from the cache")
+    rows = [found[key] if key in found else Probe(**cache[key]) for key in keys]
+    probed = pd.DataFrame(rows, index=present, columns=[f.name for f in fields(Probe)])
     probed["status"] = probed["readable"].map({True: "ok", False: "unreadable"})
     table = clips.assign(frames=0, fps=0.0, width=0, height=0)
     # Whole columns at once: one assignment per clip took most of the time of this stage.
@@ -72,9 +72,28 @@ def probe_clips(clips: pd.DataFrame, videos: Path, workers: int) -> pd.DataFrame
     return table[CLIP_COLUMNS]
 
 
-def _probe_one(job: tuple[int, Path]) -> tuple[int, Probe]:
-    row, path = job
-    return row, probe(path)
+def _keys(paths: list[Path], workers: int) -> list[str]:
+    """Return the cache key of each file: its content and what decodes it. Files are read by several threads."""
+    decoder = {"code": code_digest(video.__file__), "ffmpeg": av.__version__}
+
+    def key(path: Path) -> str:
+        try:
+            # FFmpeg lets the ending decide between containers that look alike.
+            return key_of(sha256=sha256_of(path), ending=path.suffix.lower(), **decoder)
+        except OSError:
+            return secrets.token_hex()  # found nowhere: probing the file gives the reason
+
+    keys = []
+    with progress(len(paths), "probe: cached", "clip") as bar, ThreadPoolExecutor(workers) as pool:
+        for found in pool.map(key, paths):
+            keys.append(found)
+            bar.update()
+    return keys
+
+
+def _probe_one(job: tuple[str, Path]) -> tuple[str, Probe]:
+    key, path = job
+    return key, probe(path)
 
 
 def _check_readable(clips: pd.DataFrame, dataset: Dataset) -> None:

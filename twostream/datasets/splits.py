@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from twostream.datasets import get_dataset
+from twostream.datasets.tables import SUBSETS
 from twostream.errors import UserError
+from twostream.params import Dataset
 
 # Splits that a data set does not bring are the same for every seed of the training.
 _TEST_SEED = 0
+
+
+def split_clips(dataset: Dataset, clips: pd.DataFrame, annotations: Path, seed: int) -> dict[int, pd.DataFrame]:
+    """Return the tables of `splits/<n>.csv`: the splits of the data set, with validation clips held out of train.
+
+    A clip that is missing or cannot be read is in them as `unused`.
+
+    Args:
+        dataset: the parameter section.
+        clips: the table of `clips.csv`.
+        annotations: folder of the data set's own split files.
+        seed: chooses the groups that are held out for validation.
+
+    Raises:
+        UserError: the data set does not have the splits of `dataset.splits`, or too few groups for them.
+    """
+    readable = (clips["status"] == "ok").to_numpy()
+    splits = {}
+    for number, subset in get_dataset(dataset.name).list_splits(dataset, clips, annotations).items():
+        subset = subset.where(readable, "unused")
+        if not (subset == "val").any():
+            subset = hold_out_validation(subset, clips, dataset.val_fraction, seed)
+        splits[number] = pd.DataFrame({"clip_id": subset.index, "subset": subset.to_numpy()})
+        counts = subset.value_counts()
+        print(f"split {number}: {', '.join(f'{counts.get(name, 0)} {name}' for name in SUBSETS)}")
+    return splits
 
 
 def hold_out_validation(subset: pd.Series, clips: pd.DataFrame, fraction: float, seed: int) -> pd.Series:
@@ -58,7 +88,8 @@ def assign_splits(clips: pd.DataFrame, n: int, test_fraction: float) -> pd.Serie
     together they cover every clip once. A group that alone has a class stays in train in every split.
 
     Args:
-        clips: columns clip_id, class, group, status; clips whose status is not `ok` become `unused`.
+        clips: columns clip_id, class, group, status. Missing clips become `unused`. A clip that cannot be read has a
+            subset, so that the others keep theirs when it is repaired.
         n: from 1.
         test_fraction: between 0 and 0.5.
 
@@ -74,7 +105,7 @@ def assign_splits(clips: pd.DataFrame, n: int, test_fraction: float) -> pd.Serie
             f"dataset.splits: there is no split {n}: a dataset.test_fraction of {test_fraction:g} makes {count} test "
             f"sets; use 1 to {count}, or a smaller test_fraction"
         )
-    usable = clips[clips["status"] == "ok"].sort_values("clip_id", ignore_index=True)
+    usable = clips[clips["status"] != "missing"].sort_values("clip_id", ignore_index=True)
     movable = usable[~_in_only_group_of_a_class(usable)]
     groups = movable["group"].nunique()
     if groups < count:

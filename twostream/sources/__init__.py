@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -82,12 +82,28 @@ def is_mirror_list(source: str) -> bool:
 
 
 @contextmanager
-def scratch_folder(scratch: Path) -> Iterator[None]:
-    """Lock the folder for downloads and unpacked archives for one process; delete it when the block succeeds."""
-    with locked(scratch.with_name(scratch.name + ".lock")):
-        scratch.mkdir(parents=True, exist_ok=True)
-        yield
-        shutil.rmtree(scratch)
+def scratch_folder(scratch: Path, source: str) -> Iterator[Path]:
+    """Yield a folder for the downloads and unpacked archives of `source`, locked for one process.
+
+    After an error everything stays, so that the next run goes on. After success the downloads stay, so that the next
+    run fetches nothing; unpacked archives are deleted, and so are the downloads of other sources if this one has any.
+
+    Args:
+        scratch: a folder that holds such folders alone.
+    """
+    folder = scratch / _key(source)
+    with locked(folder.with_suffix(".lock")):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        shutil.rmtree(folder / "unpacked", ignore_errors=True)
+        if not (folder / "downloads").exists():
+            folder.rmdir()
+            return
+        for other in scratch.iterdir():
+            if other.is_dir() and other != folder:
+                # Another process may be fetching into it.
+                with suppress(BlockingIOError), locked(other.with_suffix(".lock"), wait=False):
+                    shutil.rmtree(other)
 
 
 def obtain(
@@ -102,7 +118,7 @@ def obtain(
     Args:
         source: a folder, an archive (unpacked with all archives inside it), or a mirror list, whose list `need` is
             tried in order. A line is printed for each source that fails or that `accept` refuses.
-        scratch: folder for downloads and unpacked archives; those of an interrupted run are used.
+        scratch: folder for downloads and unpacked archives; those that an earlier run left are used.
         accept: takes the folders that hold the files; raises UserError if what it needs is not in them.
         archives_inside: whether archives in a folder are unpacked too, if `accept` refuses the folder without them.
 

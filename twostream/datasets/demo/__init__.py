@@ -11,7 +11,6 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import cv2
@@ -23,9 +22,6 @@ from twostream.core.files import atomic_path
 from twostream.core.parallel import unordered
 from twostream.datasets.demo.shot import Shot
 from twostream.errors import UserError
-
-if TYPE_CHECKING:
-    from twostream.datasets import DatasetIndex
 
 MOTIONS = ("approach", "sidestep", "squat")
 THINGS = ("ball", "flag", "umbrella")
@@ -44,7 +40,7 @@ QUANTISER = {"goo": 3, "med": 4, "bad": 7}  # of the codec, by HMDB51's qualitie
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip to render: everything else about it follows from these values and the seed."""
+    """One clip to render: everything else about it follows from these values and `dataset.demo`."""
 
     motion: str
     thing: str
@@ -56,7 +52,7 @@ class Clip:
         return f"{self.motion}_{self.thing}"
 
 
-def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, scratch: Path, workers: int = 0) -> None:
+def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path, workers: int = 0) -> None:
     """Render all clips to `videos/<class>/<name>.avi` and write three official splits to `annotations`.
 
     There are `groups * takes * 9` clips of `frames` +- 25 % frames, and at least 4. The names are those of HMDB51,
@@ -70,36 +66,38 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
     clips = [Clip(m, t, g, k) for g in range(demo.groups) for k in range(demo.takes) for m in MOTIONS for t in THINGS]
     for label in CLASSES:
         (videos / label).mkdir(parents=True, exist_ok=True)
-    film = functools.partial(_film, demo=demo, seed=seed, videos=videos)
+    film = functools.partial(_film, demo=demo, videos=videos)
     names = dict(unordered(film, clips, workers=workers, what="render"))
-    _write_splits(names, demo.groups, seed, annotations)
+    _write_splits(names, demo.groups, demo.seed, annotations)
 
 
-def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """Return the clips and splits that :func:`fetch` made; a group is an actor in a place.
+def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
+    """Return the clips that :func:`fetch` made; a group is an actor in a place.
 
     Raises:
         UserError: a split file is missing or damaged.
     """
-    from twostream.datasets import DatasetIndex
+    rows = [
+        (f"{label}/{Path(name).stem}", f"{label}/{name}", label, name[: name.index(f"_{label}_")], "ok", "")
+        for label in CLASSES
+        for name in _read_split(annotations, label, SPLITS[0])  # each split lists every clip
+    ]
+    columns = ["clip_id", "path", "class", "group", "status", "reason"]
+    return pd.DataFrame(sorted(rows), columns=columns)
 
-    rows: dict[str, tuple[str, str, str]] = {}
-    splits: dict[int, dict[str, str]] = {}
+
+def list_splits(dataset: params.Dataset, clips: pd.DataFrame, annotations: Path) -> dict[int, pd.Series]:
+    """Return the splits that :func:`fetch` made. Raises as :func:`list_clips`."""
+    splits = {}
     for number in dataset.splits:
-        splits[number] = {}
-        for label in CLASSES:
-            for name, subset in _read_split(annotations / f"{label}_test_split{number}.txt"):
-                clip_id = f"{label}/{Path(name).stem}"
-                rows[clip_id] = (f"{label}/{name}", label, name[: name.index(f"_{label}_")])
-                splits[number][clip_id] = subset
-    clips = pd.DataFrame(
-        [(clip_id, *rows[clip_id], "ok", "") for clip_id in sorted(rows)],
-        columns=["clip_id", "path", "class", "group", "status", "reason"],
-    )
-    return DatasetIndex(
-        clips=clips,
-        splits={n: pd.Series(s, name="subset").rename_axis("clip_id").sort_index() for n, s in splits.items()},
-    )
+        subsets = {
+            f"{label}/{name}": subset
+            for label in CLASSES
+            for name, subset in _read_split(annotations, label, number).items()
+        }
+        values = [subsets[path] for path in clips["path"]]
+        splits[number] = pd.Series(values, index=pd.Index(clips["clip_id"], name="clip_id"), name="subset")
+    return splits
 
 
 def source_of(group: int) -> str:
@@ -110,25 +108,25 @@ def source_of(group: int) -> str:
     return titles[title] + (f"_{again + 1}" if again else "")
 
 
-def render(clip: Clip, demo: params.Demo, seed: int) -> Iterator[np.ndarray]:
+def render(clip: Clip, demo: params.Demo) -> Iterator[np.ndarray]:
     """Yield the frames of a clip before the codec, uint8 `[H, W, 3]` RGB."""
-    return _shot(clip, demo, seed).frames()
+    return _shot(clip, demo).frames()
 
 
-def _shot(clip: Clip, demo: params.Demo, seed: int) -> Shot:
+def _shot(clip: Clip, demo: params.Demo) -> Shot:
     place = list(SOURCES)[clip.group % len(SOURCES)]
     # The group's generator is seeded without the class: an actor and a place reveal nothing about the class.
-    group_seed = [seed, 1, clip.group]
-    own_seed = [seed, 2, clip.group, clip.take, CLASSES.index(clip.label)]
+    group_seed = [demo.seed, 1, clip.group]
+    own_seed = [demo.seed, 2, clip.group, clip.take, CLASSES.index(clip.label)]
     return Shot(demo, clip.motion, clip.thing, place, group_seed, own_seed)
 
 
-def _film(clip: Clip, demo: params.Demo, seed: int, videos: Path) -> tuple[Clip, str]:
+def _film(clip: Clip, demo: params.Demo, videos: Path) -> tuple[Clip, str]:
     """Render one clip to its file; return the clip and the file's name."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the parallelism is over clips; frames are too small to share
     try:
-        shot = _shot(clip, demo, seed)
+        shot = _shot(clip, demo)
         camera, people = "cm" if shot.shaky else "nm", len(shot.people)
         name = f"{source_of(clip.group)}_{clip.label}_f_{camera}_np{people}_{shot.view}_{shot.quality}_{clip.take}.avi"
         _encode(shot.frames(), videos / clip.label / name, demo.width, demo.height, QUANTISER[shot.quality])
@@ -166,17 +164,20 @@ def _write_splits(names: dict[Clip, str], groups: int, seed: int, annotations: P
                 path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _read_split(path: Path) -> Iterator[tuple[str, str]]:
-    subsets = {"0": "unused", "1": "train", "2": "test"}
-    label = path.name.rpartition("_test_split")[0]
+def _read_split(annotations: Path, label: str, number: int) -> dict[str, str]:
+    """Return the subset of each clip of a class, by file name."""
+    path = annotations / f"{label}_test_split{number}.txt"
+    codes = {"0": "unused", "1": "train", "2": "test"}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc repro download` to make it again") from None
-    for number, line in enumerate(lines, 1):
+    subsets = {}
+    for line_number, line in enumerate(lines, 1):
         name, _, code = line.rpartition(" ")
         if not line:
             continue
-        if code not in subsets or f"_{label}_" not in name:
-            raise UserError(f"{path}, line {number}: {line!r} is not a file name of this class and 0, 1 or 2")
-        yield name, subsets[code]
+        if code not in codes or f"_{label}_" not in name:
+            raise UserError(f"{path}, line {line_number}: {line!r} is not a file name of this class and 0, 1 or 2")
+        subsets[name] = codes[code]
+    return subsets

@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
-from twostream.datasets import DatasetIndex, clip_ids
+from twostream.datasets import clip_ids
 from twostream.datasets.folder.grouping import groups_by_name, groups_by_pattern
 from twostream.datasets.folder.source import Clip, find_clips, survey
 from twostream.datasets.splits import assign_splits, check_groups, leaking_groups
@@ -22,7 +22,7 @@ MANIFEST = "clips.csv"
 _COLUMNS = ["path", "class", "group", "split", "status", "reason"]
 
 
-def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, scratch: Path) -> None:
+def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path) -> None:
     """Copy the clips to `videos/<class>/<file>` (as reflinks where possible) and list them in `annotations`.
 
     The source is a folder of class folders, a folder that wraps one (`videos/` beside a `split.csv`), an archive of
@@ -38,11 +38,11 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
         UserError: one line: no clips, clips that are too deep, a table with a bad row (its line number), a copy that
             fails.
     """
-    with scratch_folder(scratch):
-        tree = obtain(dataset.source, scratch, lambda roots: survey(roots[0], dataset.source), archives_inside=False)
+    with scratch_folder(scratch, dataset.source) as folder:
+        tree = obtain(dataset.source, folder, lambda roots: survey(roots[0], dataset.source), archives_inside=False)
         clips = find_clips(tree, dataset.table)
         names = _names_in_copy(clips)
-        disposable = tree.root.is_relative_to(os.path.abspath(scratch))
+        disposable = tree.root.is_relative_to(os.path.abspath(folder))
         with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
             for label in sorted({os.path.dirname(name) for name in names.values()}):
                 (new_videos / label).mkdir()
@@ -52,16 +52,14 @@ def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, s
             _write_manifest(new_annotations / MANIFEST, clips, names)
 
 
-def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """Return the clips that :func:`fetch` copied, their groups and splits.
+def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
+    """Return the clips that :func:`fetch` copied, and their groups.
 
     Groups come from the table, else from `dataset.group_pattern`, else from the names
-    (:mod:`twostream.datasets.folder.grouping`). Splits come from the table, which gives split 1, else from
-    :func:`twostream.datasets.splits.assign_splits`.
+    (:mod:`twostream.datasets.folder.grouping`).
 
     Raises:
-        UserError: `fetch` was not run; the table has one split and others are requested; a group of the table or of
-            the pattern has clips in two subsets; too few groups.
+        UserError: `fetch` was not run, or the pattern finds no group in some name.
     """
     table = _read_manifest(annotations / MANIFEST)
     for path in table["path"][table["status"] == "ok"]:
@@ -75,21 +73,32 @@ def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Datase
         table["group"] = table["group"].mask(without_group, pd.Series(found, dtype="str"))
         if not dataset.group_pattern:
             _report_groups(table[without_group])
-    table = table.sort_values("clip_id", ignore_index=True)
     clips = table[["clip_id", "path", "class", "group", "status", "reason"]]
-    subset = pd.Series(table["split"].to_numpy(), index=pd.Index(table["clip_id"], name="clip_id"), name="subset")
+    return clips.sort_values("clip_id", ignore_index=True)
+
+
+def list_splits(dataset: params.Dataset, clips: pd.DataFrame, annotations: Path) -> dict[int, pd.Series]:
+    """Return the split of the table, which is split 1, else those of :func:`twostream.datasets.splits.assign_splits`.
+
+    Raises:
+        UserError: the table has one split and others are requested; a group of the table or of the pattern has clips
+            in two subsets; too few groups.
+    """
+    table = _read_manifest(annotations / MANIFEST).set_index("path").loc[clips["path"]]
+    subset = pd.Series(table["split"].to_numpy(), index=pd.Index(clips["clip_id"], name="clip_id"), name="subset")
     if (subset == "").any():
         # Clips that a table does not list are unused: they are in no split.
-        free = clips[(table["split"] == "").to_numpy()]
+        free = clips[(subset == "").to_numpy()]
         splits = {n: assign_splits(free, n, dataset.test_fraction) for n in dataset.splits}
-        return DatasetIndex(clips, {n: s.reindex(subset.index, fill_value="unused") for n, s in splits.items()})
+        return {n: s.reindex(subset.index, fill_value="unused") for n, s in splits.items()}
     if dataset.splits != [1]:
         raise UserError(
             f"dataset.splits: {dataset.splits} - the table of clips gives one split; use [1], or remove its `split` "
             "column"
         )
-    if dataset.group_pattern or not without_group.any():
-        check_groups(subset, clips, "dataset.group_pattern" if without_group.any() else "table of clips")
+    groups_of_table = (table["group"] != "").all()
+    if dataset.group_pattern or groups_of_table:
+        check_groups(subset, clips, "table of clips" if groups_of_table else "dataset.group_pattern")
     elif leaking := leaking_groups(subset, clips):
         # Groups from names are a guess, the split is the user's decision: warn and continue.
         group, ids = next(iter(leaking.items()))
@@ -97,7 +106,7 @@ def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> Datase
             f"folder: {len(leaking)} groups, guessed from names, have clips in two subsets of the split, such as "
             f"{group!r} with {ids[:3]}"
         )
-    return DatasetIndex(clips, {1: subset})
+    return {1: subset}
 
 
 def _names_in_copy(clips: list[Clip]) -> dict[Path, str]:

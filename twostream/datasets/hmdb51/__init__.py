@@ -6,22 +6,29 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from twostream import params
-from twostream.datasets import DatasetIndex, official
+from twostream.datasets import official
 
 _SUBSETS = {"0": "unused", "1": "train", "2": "test"}
 # <source>_<class>_<body>_<camera>_np<people>_<view>_<quality>_<number>.avi
 _TAIL = r"_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|med|goo)_\d+\.avi"
 
 
-def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, scratch: Path) -> None:
+def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path) -> None:
     """Fill `videos` and `annotations` from the source; see :func:`official.fetch`."""
     official.fetch(HMDB51, dataset, videos, annotations, scratch)
 
 
-def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """Return the clips and official splits; the group is the source in the name. See :func:`official.describe`."""
-    return official.describe(HMDB51, dataset, videos, annotations)
+def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
+    """Return the clips of the split lists; the group is the source in the name. See :func:`official.list_clips`."""
+    return official.list_clips(HMDB51, dataset, videos, annotations)
+
+
+def list_splits(dataset: params.Dataset, clips: pd.DataFrame, annotations: Path) -> dict[int, pd.Series]:
+    """Return the official splits; see :func:`official.list_splits`."""
+    return official.list_splits(HMDB51, dataset, clips, annotations)
 
 
 def source_of(name: str, label: str) -> str | None:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from twostream import params
-from twostream.datasets import DatasetIndex, official
+from twostream.datasets import official
 
 # A training line has the number of the class after the name. The class in the file name may differ in case from the
 # folder: HandstandPushups/v_HandStandPushups_g01_c01.avi.
@@ -16,14 +18,19 @@ _LINE = re.compile(
 )
 
 
-def fetch(dataset: params.Dataset, seed: int, videos: Path, annotations: Path, scratch: Path) -> None:
+def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path) -> None:
     """Fill `videos` and `annotations` from the source; see :func:`official.fetch`."""
     official.fetch(UCF101, dataset, videos, annotations, scratch)
 
 
-def describe(dataset: params.Dataset, videos: Path, annotations: Path) -> DatasetIndex:
-    """Return the clips and official splits; the group is `<Class>_g<number>`. See :func:`official.describe`."""
-    return official.describe(UCF101, dataset, videos, annotations)
+def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
+    """Return the clips of the split lists; the group is `<Class>_g<number>`. See :func:`official.list_clips`."""
+    return official.list_clips(UCF101, dataset, videos, annotations)
+
+
+def list_splits(dataset: params.Dataset, clips: pd.DataFrame, annotations: Path) -> dict[int, pd.Series]:
+    """Return the official splits; see :func:`official.list_splits`."""
+    return official.list_splits(UCF101, dataset, clips, annotations)
 
 
 def _expected_lists(names: Iterable[str]) -> list[str]:
