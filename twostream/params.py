@@ -233,7 +233,7 @@ class Fusion(Section):
 
 
 class Evaluate(Section):
-    bootstrap: int = Field(ge=100, le=1_000_000)
+    bootstrap: int = Field(ge=100, le=100_000)  # all draws are in memory at once
     confidence: float = Field(gt=0.5, lt=1)
 
 

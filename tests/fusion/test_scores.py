@@ -105,13 +105,13 @@ def test_a_missing_file_a_missing_array_and_a_pickle_are_user_errors(tmp_path):
     [
         ("label", [0, 1, 2], r"label is not the index of a class for clip 'c'"),
         ("label", [0, -1, 0], r"label is not the index of a class for clip 'b'"),
-        ("label", [0.0, 1.0, 0.0], "label must be integers"),
+        ("label", [0.0, 1.0, 0.0], "label has type float64, expected int64"),
         ("logits", [[0, 0], [0, np.nan], [0, 0]], r"logits are not finite for clip 'b'"),
         ("logits", [[0, 0, 0]] * 3, "logits has shape"),
         ("subset", ["val", "test", "train"], r"subset is not one of val, test for clip 'c'"),
         ("clip_id", ["a", "b", "a"], "clip_id holds 'a' twice"),
         ("classes", ["x", "x"], "classes holds 'x' twice"),
-        ("clip_id", [1, 2, 3], "clip_id must be text"),
+        ("clip_id", [1, 2, 3], "clip_id has type int64, expected str"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(field, value, says):
@@ -137,14 +137,12 @@ def test_align_brings_the_streams_into_one_order():
 def test_align_names_the_stream_that_could_not_score_a_clip():
     scores = make(4)
     for streams, lacks in (
-        ({"rgb": scores, "flow": scores.take(np.array([0, 1, 3]))}, "'flow' has no scores of clip"),
-        ({"rgb": scores.take(np.array([0, 1, 3])), "flow": scores}, "'rgb' has no scores of clip"),
+        ({"rgb": scores, "flow": scores.take(np.array([0, 1, 3]))}, "'flow' has no scores of"),
+        ({"rgb": scores.take(np.array([0, 1, 3])), "flow": scores}, "'rgb' has no scores of"),
     ):
         with pytest.raises(UserError, match=lacks) as caught:
             align(streams)
         assert repr(str(scores.clip_id[2])) in str(caught.value)
-    with pytest.raises(UserError, match="and of 2 more clips"):
-        align({"rgb": scores, "flow": scores.take(np.array([1]))})
 
 
 def test_align_refuses_other_labels_subsets_and_classes():

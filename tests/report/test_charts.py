@@ -164,3 +164,10 @@ def test_labels_of_a_large_heat_map_are_shortened_with_the_full_name_as_tooltip(
     svg = tree(charts.heatmap([[1, 0], [0, 1]], [name, "b"], label="x"))
     label = next(text for text in svg.findall("text") if text.find("title") is not None)
     assert label.find("title").text == name and label.find("title").tail.endswith("…")
+
+
+def test_fused_streams_have_the_colours_of_their_modality_and_no_two_systems_share_one():
+    tokens = charts.stream_tokens({"spatial": "rgb", "temporal": "flow", "late": "flow"}, ["cnn3d_v1", "cnn3d_v2"])
+    assert (tokens["spatial"], tokens["temporal"], tokens["fusion"]) == ("rgb", "flow", "fusion")
+    assert len(set(tokens.values())) == len(tokens) == 6
+    assert list(tokens)[-1] == "fusion"

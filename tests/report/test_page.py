@@ -14,7 +14,7 @@ import yaml
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.params import parse_params
 from twostream.report.explore import read_exploration, write_exploration
-from twostream.report.page import Table, stream_tokens, write_report
+from twostream.report.page import Table, write_report
 from twostream.report.results import Results
 from twostream.report.strips import Example
 from twostream.report.text import visible
@@ -295,14 +295,6 @@ def test_the_report_does_not_import_torch_or_sklearn():
     code = "import sys, twostream.report.page; print(sorted({'torch', 'sklearn', 'timm'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.stdout.strip() == "[]", result.stderr
-
-
-def test_fused_streams_have_the_colours_of_their_modality_and_no_two_systems_share_one(demo_values):
-    params = parse_params(demo_values)
-    tokens = stream_tokens(params)
-    assert (tokens["spatial"], tokens["temporal"], tokens["fusion"]) == ("rgb", "flow", "fusion")
-    assert len(set(tokens.values())) == len(tokens) == 5
-    assert list(tokens)[-1] == "fusion"
 
 
 def test_a_column_is_numeric_where_all_its_cells_are_numbers_or_dashes():

@@ -6,7 +6,7 @@ Only `test` clips count. Accuracies are fractions. A clip that several splits te
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ def evaluate(
         which one it is. Rounded to 6 digits.
 
     Raises:
-        UserError: a clip has no group, or a fused stream has no scores.
+        UserError: a clip has no group.
     """
     systems = list(next(iter(tested.values())))
     right = {split: np.stack([ranks(one) == 0 for one in scores.values()]) for split, scores in tested.items()}
@@ -99,9 +99,6 @@ def evaluate(
 
 def best_stream(metrics: dict[str, Any], fused_streams: list[str]) -> str:
     """Return the fused stream of the highest test top-1, the first of equal ones: fusion is compared with it."""
-    for stream in fused_streams:
-        if stream not in metrics:
-            raise UserError(f"stream {stream!r} is fused but has no scores; run `dvc repro`")
     # Rounded, so that equal accuracies are equal in any order of the additions over splits.
     return max(fused_streams, key=lambda name: round(float(metrics[name]["top1"]), 6))
 
@@ -168,7 +165,8 @@ def contribution(tested: Tested, fused_streams: list[str], best: str) -> pd.Data
         right = {name: ranks(one) == 0 for name, one in scores.items()}
         fused = right[FUSION]
         effect = np.where(fused == right[best], "same", np.where(fused, "rescued", "harmed"))
-        names = [_right_streams(fused_streams, row) for row in zip(*(right[s] for s in fused_streams), strict=True)]
+        hits = np.stack([right[name] for name in fused_streams], axis=1)  # [N, K]
+        names = ["all" if row.all() else " + ".join(np.array(fused_streams)[row]) or "none" for row in hits]
         columns = {"split": split, "clip_id": scores[FUSION].clip_id, "class": _actual(scores[FUSION])}
         tables.append(pd.DataFrame(columns | {"right": names, "fusion": fused, "effect": effect}))
     return pd.concat(tables, ignore_index=True)
@@ -201,29 +199,24 @@ def stream_is_right(table: pd.DataFrame, stream: str) -> pd.Series:
     return table["right"].map(lambda names: names == "all" or stream in names.split(" + ")).astype(bool)
 
 
-class ErrorOverlap(NamedTuple):
-    """How the errors of the fused streams overlap.
+def error_overlap(table: pd.DataFrame, fused_streams: list[str]) -> dict[str, Any]:
+    """Return how the errors of the fused streams overlap in a :func:`contribution` table.
 
-    Attributes:
-        wrong: stream -> number of wrong clips.
-        all_wrong: clips on which all streams are wrong.
-        all_wrong_by_chance: expected number of such clips if the streams erred independently.
-        oracle: accuracy of the best choice of one stream per clip.
+    Returns:
+        `wrong`, the number of wrong clips by stream; `all_wrong`, the clips on which all streams are wrong, and
+        `all_wrong_by_chance`, their expected number if the streams erred independently; `oracle`, the accuracy of the
+        best choice of one stream per clip.
     """
-
-    wrong: dict[str, int]
-    all_wrong: int
-    all_wrong_by_chance: float
-    oracle: float
-
-
-def error_overlap(table: pd.DataFrame, fused_streams: list[str]) -> ErrorOverlap:
-    """Return how the errors of the fused streams overlap in a :func:`contribution` table."""
     clips = max(len(table), 1)
     wrong = {name: int((~stream_is_right(table, name)).sum()) for name in fused_streams}
     all_wrong = int((table["right"] == "none").sum())
     by_chance = len(table) * math.prod(count / clips for count in wrong.values())
-    return ErrorOverlap(wrong, all_wrong, by_chance, oracle=1 - all_wrong / clips)
+    return {
+        "wrong": wrong,
+        "all_wrong": all_wrong,
+        "all_wrong_by_chance": by_chance,
+        "oracle": 1 - all_wrong / clips,
+    }
 
 
 def results_table(metrics: dict[str, Any], order: list[str]) -> str:
@@ -284,9 +277,3 @@ def _predicted(scores: Scores) -> np.ndarray:
 
 def _confidence(scores: Scores) -> np.ndarray:
     return np.exp(log_softmax(scores.logits).max(axis=1, initial=-np.inf)).round(6)
-
-
-def _right_streams(streams: list[str], right: tuple[bool, ...]) -> str:
-    if all(right):
-        return "all"
-    return " + ".join(stream for stream, hit in zip(streams, right, strict=True) if hit) or "none"

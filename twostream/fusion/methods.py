@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
-from twostream.fusion.scores import Scores, align, log_softmax
+from twostream.fusion.scores import Scores, log_softmax
 from twostream.fusion.weights import (
     PLAUSIBLE,
     Validation,
@@ -99,21 +99,9 @@ class Fusion:
         return features @ self.coef.T + self.intercept
 
     def apply(self, streams: dict[str, Scores]) -> Scores:
-        """Return the fused scores of all clips, in the order of the first fused stream. Other streams are ignored.
-
-        Raises:
-            UserError: a stream is missing, has other classes than the fusion, or does not fit the others
-                (see :func:`twostream.fusion.scores.align`).
-        """
-        aligned = align(streams, self.streams)
-        first = aligned[self.streams[0]]
-        if tuple(first.classes.tolist()) != self.classes:
-            raise UserError(
-                f"stream {self.streams[0]!r} was scored on other classes ({len(first.classes)}) than the fusion was "
-                f"fitted on ({len(self.classes)}); fit the fusion again"
-            )
-        fused = self.fuse({name: scores.logits for name, scores in aligned.items()})
-        return Scores(first.clip_id, first.label, first.classes, first.subset, fused)
+        """Return the fused scores of the aligned scores that the fusion was fitted on."""
+        fused = self.fuse({name: scores.logits for name, scores in streams.items()})
+        return replace(streams[self.streams[0]], logits=fused)
 
     def to_json(self) -> str:
         """Return the fusion as JSON text, one field per line; the same fusion gives the same text."""
@@ -182,13 +170,10 @@ def fit_fusion(method: str, streams: dict[str, Scores], *, step: float, c: float
 
     Args:
         method: one of :data:`METHODS`.
-        streams: name to scores, K >= 1 of them.
+        streams: name to scores, K >= 1 of them, of :func:`twostream.fusion.scores.align`.
         step: grid of the weights of `weighted`.
         c: inverse strength of the L2 penalty of `logreg` and `svm`.
         seed: of the SVM's coordinate descent.
-
-    Raises:
-        UserError: the streams do not fit each other (see :func:`twostream.fusion.scores.align`).
     """
     val = validation_of(streams)
     fits = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
@@ -39,36 +39,29 @@ class Scores:
     logits: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, kinds, description, dtype in (
-            ("clip_id", "UOT", "text", np.str_),
-            ("label", "iu", "integers", np.int64),
-            ("classes", "UOT", "text", np.str_),
-            ("subset", "UOT", "text", np.str_),
-            ("logits", "fiu", "numbers", np.float32),
+        n, c = np.size(self.clip_id), np.size(self.classes)
+        for name, kinds, dtype, shape in (
+            ("clip_id", "UOT", np.str_, (n,)),
+            ("label", "iu", np.int64, (n,)),
+            ("classes", "UOT", np.str_, (c,)),
+            ("subset", "UOT", np.str_, (n,)),
+            ("logits", "fiu", np.float32, (n, c)),
         ):
             array = np.asarray(getattr(self, name))
             if array.size and array.dtype.kind not in kinds:  # an empty list has no type of its own
-                raise ValueError(f"{name} must be {description}, not {array.dtype}")
+                raise ValueError(f"{name} has type {array.dtype}, expected {dtype.__name__.strip('_')}")
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
             object.__setattr__(self, name, array.astype(dtype))
-        self._check()
-
-    def _check(self) -> None:
-        n, c = self.clip_id.size, self.classes.size
-        for name, shape in {"clip_id": (n,), "label": (n,), "classes": (c,), "subset": (n,), "logits": (n, c)}.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
-        if c == 0:
-            raise ValueError("classes is empty")
         for name in ("clip_id", "classes"):
             values, counts = np.unique(getattr(self, name), return_counts=True)
             if (counts > 1).any():
                 raise ValueError(f"{name} holds {str(values[counts > 1][0])!r} twice")
-        problems = (
+        for problem, wrong in (
             ("label is not the index of a class", (self.label < 0) | (self.label >= c)),
             (f"subset is not one of {', '.join(SCORED_SUBSETS)}", ~np.isin(self.subset, SCORED_SUBSETS)),
             ("logits are not finite", ~np.isfinite(self.logits).all(axis=1)),
-        )
-        for problem, wrong in problems:
+        ):
             if wrong.any():
                 raise ValueError(f"{problem} for clip {str(self.clip_id[wrong][0])!r}")
 
@@ -102,46 +95,32 @@ def ranks(scores: Scores) -> np.ndarray:
     return ((scores.logits > true) | (earlier & (scores.logits == true))).sum(axis=1)
 
 
-def align(streams: dict[str, Scores], names: Sequence[str] | None = None) -> dict[str, Scores]:
+def align(streams: dict[str, Scores]) -> dict[str, Scores]:
     """Return the streams with their clips in the order of the first stream, so that row i is the same clip in all.
 
-    Args:
-        streams: name to scores.
-        names: the streams to return, in this order; None for all.
-
     Raises:
-        UserError: a stream is missing, or the streams differ in classes, in clips, or in a clip's label or subset. The
-            message names the streams and the first clip: a clip without scores of some stream is never left out.
+        UserError: the streams differ in classes, in clips, or in a clip's label or subset; the message names the
+            streams and the first clip. A clip without scores of some stream is never left out.
     """
-    for name in names or ():
-        if name not in streams:
-            raise UserError(f"stream {name!r} is fused but has no scores; run `dvc repro`")
-    (first_name, first), *others = ((name, streams[name]) for name in names or streams)
+    (first_name, first), *others = streams.items()
     aligned = {first_name: first}
     for name, scores in others:
-        if not np.array_equal(scores.classes, first.classes):
-            raise UserError(
-                f"streams {first_name!r} and {name!r} were scored on different classes "
-                f"({_difference(first.classes, scores.classes)}); score both again on the same clips"
-            )
-        for has, lacks, absent in (
-            (first_name, name, first.clip_id[~np.isin(first.clip_id, scores.clip_id)]),
-            (name, first_name, scores.clip_id[~np.isin(scores.clip_id, first.clip_id)]),
-        ):
-            if absent.size:
-                more = f" and of {absent.size - 1} more clips" if absent.size > 1 else ""
-                raise UserError(
-                    f"stream {lacks!r} has no scores of clip {str(absent[0])!r}{more} that {has!r} has scored; "
-                    f"score {lacks!r} again"
-                )
-        order = np.argsort(scores.clip_id)
-        aligned[name] = scores.take(order[np.searchsorted(scores.clip_id, first.clip_id, sorter=order)])
+        both = f"streams {first_name!r} and {name!r}"
+        if not np.array_equal(first.classes, scores.classes):
+            only = [f"only one has {str(label)!r}" for label in np.setxor1d(first.classes, scores.classes)]
+            what = only[0] if only else "the same classes in another order"
+            raise UserError(f"{both} were scored on different classes ({what}); score both again on the same clips")
+        differ = np.setxor1d(first.clip_id, scores.clip_id)
+        if differ.size:
+            lacks = name if differ[0] in first.clip_id else first_name
+            raise UserError(f"{both} differ in clips: {lacks!r} has no scores of {str(differ[0])!r}; score it again")
+        aligned[name] = scores.take(pd.Index(scores.clip_id).get_indexer(first.clip_id))
         for what in ("label", "subset"):
             differs = getattr(aligned[name], what) != getattr(first, what)
             if differs.any():
                 raise UserError(
-                    f"clip {str(first.clip_id[differs][0])!r} has another {what} in stream {name!r} than in "
-                    f"{first_name!r}; score both again on the same split"
+                    f"{both}: clip {str(first.clip_id[differs][0])!r} has another {what} in each; score both again on "
+                    "the same split"
                 )
     return aligned
 
@@ -172,8 +151,3 @@ def read_scores(path: str | Path) -> Scores:
     except (KeyError, OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         # RuntimeError: a damaged flag that claims encryption, or (NotImplementedError) an unknown compression
         raise UserError(f"{path}: not usable scores ({reason(error)}); run `dvc repro` to make it again") from None
-
-
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
-    only = [f"only one has {str(name)!r}" for name in np.setxor1d(ours, theirs)[:1]]
-    return only[0] if only else "the same classes in another order"

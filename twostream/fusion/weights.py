@@ -7,7 +7,7 @@ not outvote the others by the mere scale of its logits. Weights are vectors from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from twostream.fusion.scores import Scores, align
+from twostream.fusion.scores import Scores
 
 if TYPE_CHECKING:
     from twostream.fusion.methods import Fusion
@@ -36,15 +36,9 @@ class Validation(NamedTuple):
     logits: np.ndarray
 
 
-def validation_of(streams: dict[str, Scores], names: Sequence[str] | None = None) -> Validation:
-    """Return the validation clips of the named streams (None: all).
-
-    They are sorted by clip id, so that a fit does not depend on the order in the files.
-
-    Raises:
-        UserError: the streams do not fit each other (see :func:`twostream.fusion.scores.align`).
-    """
-    val = {name: scores.of("val") for name, scores in align(streams, names).items()}
+def validation_of(streams: dict[str, Scores]) -> Validation:
+    """Return the validation clips of aligned streams, sorted by clip id: a fit does not depend on the files' order."""
+    val = {name: scores.of("val") for name, scores in streams.items()}
     first = next(iter(val.values()))
     order = np.argsort(first.clip_id)
     logits = np.stack([scores.logits[order].astype(np.float64) for scores in val.values()])
@@ -167,11 +161,8 @@ def weight_curve(fusion: Fusion, streams: dict[str, Scores], *, step: float) -> 
     is the second one's and the first has the rest. For more there is one curve per stream: at each of its weights, the
     weights of the others with the lowest log-loss (a profile likelihood). The streams are calibrated as for
     `weighted`, whatever the method of `fusion`; fewer than 2 validation clips give no rows.
-
-    Raises:
-        UserError: the streams do not fit each other.
     """
-    val = validation_of(streams, fusion.streams)
+    val = validation_of(streams)
     clips, count = len(val.label), len(val.streams)
     if clips < 2:
         return pd.DataFrame(columns=CURVE_COLUMNS)

@@ -11,9 +11,10 @@ need 0.8 MB of script with permission to evaluate code, and would draw nothing w
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup, escape
@@ -60,6 +61,20 @@ STYLE = (
         for t in (*TOKENS, "bad", "line")
     )
 )
+
+
+def stream_tokens(fused: dict[str, str], baselines: Iterable[str] = ()) -> dict[str, str]:
+    """Return the token of each stream, then of `fusion`: the first fused stream of a modality has its colour.
+
+    Args:
+        fused: modality of each fused stream, by its name.
+        baselines: names of the other streams.
+    """
+    tokens: dict[str, str] = {}
+    extras = itertools.cycle(TOKENS[3:])
+    for name, modality in fused.items():
+        tokens[name] = next(extras) if modality in tokens.values() else modality
+    return tokens | {name: next(extras) for name in baselines} | {"fusion": "fusion"}
 
 
 class Bar(NamedTuple):

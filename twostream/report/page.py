@@ -145,7 +145,9 @@ def _data_content(exploration: Exploration) -> dict[str, Any]:
 
 def _stream_content(params: Params, results: Results) -> dict[str, Any]:
     """Return the template's values for the sections on accuracy, training, fusion and confusion."""
-    streams, contribution, tokens = params.fusion.streams, results.contribution, stream_tokens(params)
+    streams, contribution = params.fusion.streams, results.contribution
+    baselines = [name for name in (*params.train.rgb, *params.train.flow) if name not in streams]
+    tokens = charts.stream_tokens({name: params.modality(name) for name in streams}, baselines)
     best = best_stream(results.metrics, streams)
     appearance = [name for name in streams if params.modality(name) == "rgb"]
     with_motion = 0 < len(appearance) < len(streams)
@@ -171,21 +173,6 @@ def _stream_content(params: Params, results: Results) -> dict[str, Any]:
         "confusion": _confusion_matrix(results.confusion, list(results.per_class["class"])),
         "pairs": _confusion_table(results.confusion),
     }
-
-
-def stream_tokens(params: Params) -> dict[str, str]:
-    """Return the chart token of each stream, then of `fusion`: the first fused stream of a modality has its colour."""
-    tokens: dict[str, str] = {}
-    others = 0
-    baselines = [name for name in (*params.train.rgb, *params.train.flow) if name not in params.fusion.streams]
-    for name in (*params.fusion.streams, *baselines):
-        modality = params.modality(name)
-        if name in params.fusion.streams and modality not in tokens.values():
-            tokens[name] = modality
-        else:
-            tokens[name] = f"extra{others % 4 + 1}"
-            others += 1
-    return tokens | {FUSION: "fusion"}
 
 
 def _environment() -> jinja2.Environment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from twostream.errors import UserError, reason
 from twostream.inference.serve.jobs import Job
 from twostream.inference.serve.playback import Playback
+from twostream.report.charts import stream_tokens
 from twostream.report.text import visible
 from twostream.video import MAX_LOST
 
 if TYPE_CHECKING:
     from twostream.inference.predict import Predictor
 
-FUSION = "fusion"
 MOST_PIXELS = 4096 * 2304
 _MOST_RATE = 240  # frames per second: time stamps can lie, the number of packets cannot
 # FFmpeg's names of containers that hold their video themselves. A playlist (HLS, DASH, concat, SDP) would make it open
@@ -30,18 +30,9 @@ _FORMATS = (
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
-    """Return what the page needs to know of the models: printable class names, and the streams and the fusion.
-
-    `token` names the colour, as in the report: the first stream of a modality has the modality's.
-    """
-    sources: list[dict[str, str]] = []
-    others = 0
-    for name, modality in predictor.streams.items():
-        token = modality
-        if any(source["token"] == token for source in sources):
-            token, others = f"extra{others % 4 + 1}", others + 1
-        sources.append({"name": name, "label": visible(name), "token": token})
-    sources.append({"name": FUSION, "label": FUSION, "token": FUSION})
+    """Return what the page needs to know: printable class names, and streams and fusion with their colours' tokens."""
+    tokens = stream_tokens(predictor.streams)  # ends with the fusion
+    sources = [{"name": name, "label": visible(name), "token": token} for name, token in tokens.items()]
     return {"classes": [visible(name) for name in predictor.classes], "sources": sources}
 
 
@@ -61,7 +52,7 @@ def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]
                 frames += 1
                 job.progress = min(frames / max(packets, 1), 1.0)
 
-            total = {name: np.zeros(len(predictor.classes)) for name in (*predictor.streams, FUSION)}
+            total = {name: np.zeros(len(predictor.classes)) for name in (*predictor.streams, "fusion")}
             for window in predictor.windows(job.upload, every=job.every, on_frame=on_frame):
                 job.check()
                 probabilities = {name: window.probabilities(name) for name in total}
@@ -84,15 +75,8 @@ def _rounded(probabilities: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {name: [round(float(value), 4) for value in values] for name, values in probabilities.items()}
 
 
-class Measure(NamedTuple):
-    """The number of video packets in a file, about the number of frames, and a warning about the file, or ""."""
-
-    packets: int
-    warning: str
-
-
-def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: None) -> Measure:
-    """Read a video's packets; nothing is decoded.
+def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Return the number of a video's packets (about that of its frames) and a warning, or ""; nothing is decoded.
 
     Args:
         path: the file.
@@ -134,4 +118,4 @@ def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: 
     except av.error.FFmpegError as error:
         raise UserError(f"This file is not a video that can be read ({reason(error)}).") from None
     cut = f"The file is cut short: it holds about {100 * complete:.0f} % of the video."
-    return Measure(count, cut if complete < 1 - MAX_LOST else "")
+    return count, cut if complete < 1 - MAX_LOST else ""
