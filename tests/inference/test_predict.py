@@ -362,6 +362,19 @@ def test_a_model_trained_with_flow_from_a_gpu_predicts_without_one(models, tmp_p
     assert (other.predict(path).probabilities() == predictor.predict(path).probabilities()).all()
 
 
+def test_flow_of_raft_with_weights_from_a_file_is_solved_with_that_file(models, tmp_path, demo_values, monkeypatch):
+    shutil.copytree(models, tmp_path / "models")
+    raft = {**demo_values["flow"]["raft"], "weights": "raft.pth"}
+    recorded = {key: value for key, value in demo_values["flow"].items() if not isinstance(value, dict)}
+    recorded |= {"method": "raft", "raft": raft, "weights": "0" * 64}  # as extraction records it
+    _edit(tmp_path / "models/temporal-1/config.json", extraction=recorded)
+    made = []
+    monkeypatch.setattr(predict_module, "make_solver", lambda settings, device: made.append(settings) or np.subtract)
+    monkeypatch.setattr(predict_module, "resolve_device", lambda settings: "cpu")
+    Predictor(tmp_path / "models", accelerator="cpu")
+    assert [settings.raft.weights for settings in made] == ["raft.pth"]
+
+
 def test_the_flow_of_frames_is_the_solvers(predictor, tmp_path, demo_values):
     path = write_video(tmp_path / "a.avi", moving_texture(3, height=48, width=64))
     flow = parse_params({**demo_values, "flow": {**demo_values["flow"], **FLOW}}).flow

@@ -262,8 +262,8 @@ def test_the_same_results_give_the_same_bytes(tmp_path, arguments):
 
 def test_a_failed_report_leaves_the_old_one(tmp_path, arguments):
     before = written(tmp_path, arguments)
-    arguments["examples"] = [example("x", frames=0)]
-    with pytest.raises(ValueError, match="film strip"):
+    arguments["examples"] = [None]
+    with pytest.raises(AttributeError):
         write_report(tmp_path / "report.html", **arguments)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
 

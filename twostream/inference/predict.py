@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from twostream.clipstore import decode_frame, encode_frame
@@ -29,7 +29,8 @@ from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
 from twostream.fusion.methods import read_fusion
 from twostream.fusion.scores import log_softmax
-from twostream.params import Flow, Rgb, Score, Section, load_params
+from twostream.params import Flow, Rgb, Score, load_params
+from twostream.profiles import complete
 from twostream.video import MIN_SIDE, Probe, read_frames, survey
 from twostream.views.sampling import scoring_frames
 
@@ -120,17 +121,13 @@ def _top_dicts(
     probabilities = {name: scored.probabilities(name) for name in ("fusion", *streams)}
     return [
         {"class": classes[i], **{name: round(float(values[i]), 6) for name, values in probabilities.items()}}
-        for i in _order(probabilities["fusion"])[:count]
+        for i in np.argsort(-probabilities["fusion"], kind="stable")[:count]
     ]
 
 
 def top_classes(classes: Sequence[str], probabilities: np.ndarray, count: int) -> list[tuple[str, float]]:
     """Return the `count` classes of highest probability, highest first; equal ones in the order of the classes."""
-    return [(classes[i], float(probabilities[i])) for i in _order(probabilities)[:count]]
-
-
-def _order(probabilities: np.ndarray) -> np.ndarray:
-    return np.argsort(-probabilities, kind="stable")
+    return [(classes[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:count]]
 
 
 class Predictor:
@@ -438,21 +435,14 @@ def _survey(source: str | Path) -> tuple[Probe, np.ndarray, float]:
 
 
 def _extraction_settings(modality: str, values: dict[str, Any], where: Path) -> Rgb | Flow:
-    """Return the parameter section that a stream's frames were extracted with.
-
-    A flow section is checked without the sections of the methods that it does not use.
-    """
+    """Return the parameter section that a stream's frames were extracted with."""
     try:
         if modality == "rgb":
             return Rgb.model_validate(values)
-        methods = {
-            name
-            for name, of in Flow.model_fields.items()
-            if isinstance(of.annotation, type) and issubclass(of.annotation, Section)
-        }
-        unused: dict[str, Any] = {name: (Any, None) for name in methods if name != values.get("method")}
-        known = {name: value for name, value in values.items() if name not in unused}
-        return create_model("Flow", __base__=Flow, **unused).model_validate(known)
+        # Clips hold the section of their flow method alone; the others come from base.yaml and are not used.
+        others = {name: section for name, section in complete({})["flow"].items() if isinstance(section, dict)}
+        recorded = {key: value for key, value in values.items() if key != "weights"}  # the digest of RAFT's weight file
+        return Flow.model_validate({**others, **recorded})
     except ValidationError as error:
         problem = validation_reason(error)
     raise UserError(f"{where}: cannot be used (extraction: {problem}); train the stream with `dvc repro`")

@@ -18,8 +18,6 @@ it more often, but see 32 to 64 frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -125,7 +123,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, frames: int, stride: int, length: ClipLength):
         super().__init__()
-        self._same = type(conv) is not nn.Conv2d and _pads_to_same(conv)
+        self._same = type(conv).__name__ == "Conv2dSame"  # timm's, with the "same" padding of TensorFlow
         if (type(conv) is not nn.Conv2d and not self._same) or conv.padding_mode != "zeros":
             raise ValueError(f"{type(conv).__name__} is not a plain convolution; choose another network")
         if conv.groups > 1 and stride > 1:
@@ -142,7 +140,9 @@ class TemporalConv(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self._same:
-            images = _pad_to_same(images, self.weight.shape[-2:], self.stride, self.dilation)
+            from timm.layers import pad_same  # loaded already, and by its own function the two networks agree
+
+            images = pad_same(images, list(self.weight.shape[-2:]), list(self.stride), list(self.dilation))
         return self._dense(images) if self.groups == 1 else self._factored(images)
 
     def _dense(self, images: torch.Tensor) -> torch.Tensor:
@@ -170,9 +170,6 @@ class TemporalConv(nn.Module):
         side = self.frames // 2
         return torch.cat([*[volume[:, :, :1]] * side, volume, *[volume[:, :, -1:]] * side], 2)
 
-    def extra_repr(self) -> str:
-        return f"{list(self.weight.shape)}, frames={self.frames}, stride={(self.temporal_stride, *self.stride)}"
-
 
 class _PoolOverTime(nn.Module):
     """The 2D network's pooling, then the mean over a clip's frames: `[B*L, ...]` to `[B, ...]`."""
@@ -191,18 +188,3 @@ def _as_images(volume: torch.Tensor) -> torch.Tensor:
 
 def _is_global_pool(module: nn.Module) -> bool:
     return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
-
-
-def _pads_to_same(conv: nn.Conv2d) -> bool:
-    from timm.layers import Conv2dSame  # timm is loaded already where there is another kind of convolution
-
-    return type(conv) is Conv2dSame
-
-
-def _pad_to_same(
-    images: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> torch.Tensor:
-    """Add zeros on all sides as TensorFlow's "same" padding does, by timm's own function, so that the two agree."""
-    from timm.layers import pad_same
-
-    return pad_same(images, list(kernel), list(stride), list(dilation))

@@ -30,9 +30,6 @@ class DropoutLinear(nn.Linear):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return super().forward(functional.dropout(features, self.dropout, self.training))
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, dropout={self.dropout}"
-
 
 def replace_module(network: nn.Module, name: str, new: nn.Module) -> None:
     """Put another module at a dotted name."""

@@ -93,17 +93,14 @@ def _adapt(state: State, wanted: State, base: BaseNetwork, frame_channels: int) 
     """Return the state with the first convolution for the wanted channels, without a classifier of another size."""
     state = dict(state)
     for key in (f"{name}.weight" for name in base.first_conv):
-        if key in state and key in wanted and _only_channels_differ(state[key].shape, wanted[key].shape):
-            state[key] = adapt_first_conv(state[key], wanted[key].shape[1], frame_channels)
+        have, want = (of[key].shape if key in of else torch.Size() for of in (state, wanted))
+        if len(have) == len(want) >= 4 and have[0] == want[0] and have[2:] == want[2:] and have[1] != want[1]:
+            state[key] = adapt_first_conv(state[key], want[1], frame_channels)
     heads = [key for key in _classifier_keys(base) if key in state]
     if any(key in wanted and state[key].shape != wanted[key].shape for key in heads):
         for key in heads:
             del state[key]
     return state
-
-
-def _only_channels_differ(have: torch.Size, want: torch.Size) -> bool:
-    return len(have) == len(want) >= 4 and have[0] == want[0] and have[2:] == want[2:] and have[1] != want[1]
 
 
 def _classifier_keys(base: BaseNetwork) -> list[str]:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from twostream.core.files import atomic_path
 from twostream.datasets.tables import SUBSETS
+from twostream.flow.color import color_wheel
 from twostream.fusion.evaluation import (
     FUSION,
     best_stream,
@@ -29,7 +30,7 @@ from twostream.params import Params
 from twostream.report import charts
 from twostream.report.explore import Exploration, exploration_charts
 from twostream.report.results import Results, software_versions
-from twostream.report.strips import Example, Strip, film_strip, jpeg_uri, wheel_uri
+from twostream.report.strips import Example, film_strip, jpeg_uri
 from twostream.report.text import visible
 
 _MOST_PAIRS = 15  # confusions listed under the matrix
@@ -64,15 +65,6 @@ class Figure(NamedTuple):
     caption: str
     svgs: Sequence[str]
     table: Table | None = None
-
-
-class Mistake(NamedTuple):
-    """A wrong prediction of the fusion: each system's prediction with its confidence in per cent, and the frames."""
-
-    clip_id: str
-    actual: str
-    predictions: list[tuple[str, str, str]]
-    strip: Strip | None
 
 
 def write_report(
@@ -110,7 +102,7 @@ def write_report(
             unusable=_clip_table("Clips that cannot be used", clips[clips["status"] != "ok"]),
             damaged=_clip_table("Damaged clips in use", clips[(clips["status"] == "ok") & (clips["reason"] != "")]),
             **_data_content(results.exploration),
-            wheel=wheel_uri(),
+            wheel=jpeg_uri(color_wheel(240), quality=92),
             examples=[(example.clip_id, film_strip(example)) for example in examples],
             **_stream_content(params, results),
             mistakes=_mistakes(params, results.mistakes, mistake_examples),
@@ -387,7 +379,8 @@ def _confusion_table(confusion: pd.DataFrame) -> Table:
     return _table("Most frequent confusions", columns, pairs)
 
 
-def _mistakes(params: Params, mistakes: pd.DataFrame, examples: Sequence[Example]) -> list[Mistake]:
+def _mistakes(params: Params, mistakes: pd.DataFrame, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return the wrong predictions: each system's prediction with its confidence in per cent, and the frames."""
     strips = {example.clip_id: film_strip(example) for example in examples}
     listed = []
     for row in mistakes.to_dict("records"):
@@ -396,5 +389,5 @@ def _mistakes(params: Params, mistakes: pd.DataFrame, examples: Sequence[Example
         predictions = [(FUSION, row["predicted"], confidence)]
         for name in params.fusion.streams:
             predictions.append((name, str(row[name]), f"{100 * row[f'{name}_confidence']:.0f} %"))
-        listed.append(Mistake(row["clip_id"], row["actual"], predictions, strips.get(row["clip_id"])))
+        listed.append({**row, "predictions": predictions, "strip": strips.get(row["clip_id"])})
     return listed

@@ -13,15 +13,13 @@ import pandas as pd
 
 from twostream.clipstore import ClipReader
 from twostream.datasets.tables import classes_of
-from twostream.flow.color import color_wheel, flow_to_color, full_colour_px
+from twostream.flow.color import flow_to_color, full_colour_px
 from twostream.flow.encoding import decode_flow
 from twostream.video import resize
 
 FRAMES = 6  # of an example
-_STRIP_WIDTH, _IMAGE_WIDTH = (
-    208,
-    160,
-)  # pixels; a strip is shown at half its width, sharp on screens of two pixels per point
+_STRIP_WIDTH = 208  # pixels; shown at half of it, sharp on screens of two pixels per point
+_IMAGE_WIDTH = 160
 
 
 class Example(NamedTuple):
@@ -65,13 +63,7 @@ def read_example(data: Path, clip_id: str, bound_px: float) -> Example:
 
 
 def film_strip(example: Example) -> Strip:
-    """Return the frames of an example and their flow, in full colour at the speed of :func:`full_colour_px`.
-
-    Raises:
-        ValueError: the example has no frame.
-    """
-    if not len(example.rgb):
-        raise ValueError("a film strip needs at least one frame with its flow")
+    """Return the frames of an example and their flow, in full colour at the speed of :func:`full_colour_px`."""
     size = _size(example, _STRIP_WIDTH)
     frames, flows = ([jpeg_uri(image) for image in row] for row in _rows(example, size))
     return Strip(frames, flows, full_colour_px(example.flow_px), *size)
@@ -96,11 +88,6 @@ def _rows(example: Example, size: tuple[int, int]) -> tuple[list[np.ndarray], li
     """Return the frames and the coloured flows, all of one size in pixels (width, height)."""
     flows = flow_to_color(example.flow_px, full_colour_px(example.flow_px))
     return [resize(frame, size) for frame in example.rgb], [resize(flow, size) for flow in flows]
-
-
-def wheel_uri(size: int = 240) -> str:
-    """Return the colour wheel as a data URI; the corners outside the disc are white."""
-    return jpeg_uri(color_wheel(size), quality=92)
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 82) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+_SYMBOLS = {**{code: 0x2400 + code for code in range(0x20)}, 0x7F: 0x2421}
 _HIDDEN = ("Cc", "Cf", "Cs", "Cn")  # controls, signs that reorder or hide text, bytes that are no text, no characters
 
 
@@ -12,16 +13,8 @@ def visible(text: object) -> str:
 
     Those are characters that reorder or hide text, or cannot be written as UTF-8. The result is not escaped for markup.
     """
-    return "".join(_visible(character) for character in str(text))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    return "\ufffd" if unicodedata.category(character) in _HIDDEN else character
+    shown = str(text).translate(_SYMBOLS)
+    return "".join("\ufffd" if unicodedata.category(character) in _HIDDEN else character for character in shown)
 
 
 def width_em(text: str) -> float:

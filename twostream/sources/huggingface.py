@@ -25,17 +25,12 @@ def download(
         path = Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision, local_dir=folder))
     except Exception as error:  # its own, its HTTP library's or the file system's: in any case this source has failed
         raise UserError(f"{where}: {reason(error.__cause__ or error)}") from error
-    problem = _mismatch(path, size, sha256)
+    problem = ""
+    if size is not None and (found_size := path.stat().st_size) != size:
+        problem = f"has {found_size:,} bytes instead of {size:,}"
+    elif sha256 is not None and (found := sha256_of(path)) != sha256.lower():
+        problem = f"has the SHA-256 {found} instead of {sha256.lower()}"
     if problem:
         path.unlink()
         raise UserError(f"{where}: {problem}; it was deleted: correct the mirror list or use another source")
     return path
-
-
-def _mismatch(path: Path, size: int | None, sha256: str | None) -> str | None:
-    size_found = path.stat().st_size
-    if size is not None and size_found != size:
-        return f"has {size_found:,} bytes instead of {size:,}"
-    if sha256 is not None and (found := sha256_of(path)) != sha256.lower():
-        return f"has the SHA-256 {found} instead of {sha256.lower()}"
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -72,11 +72,8 @@ def groups_by_name(paths: Sequence[str]) -> list[str]:
     with `<class>/` before a source within a class; the group of a single clip is its path.
     """
     sources = [_source(path) for path in paths]
-    sharing: dict[tuple[str, str], int] = defaultdict(int)
-    sizes: dict[str, int] = defaultdict(int)
-    for path, source in zip(paths, sources, strict=True):
-        sizes[_class(path)] += 1
-        sharing[_class(path), source] += 1
+    sizes = Counter(map(_class, paths))
+    sharing = Counter(zip(map(_class, paths), sources, strict=True))
     schemes = {
         source
         for (name, source), count in sharing.items()
