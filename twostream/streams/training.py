@@ -389,7 +389,7 @@ def _precision(wanted: str, accelerator: str) -> str:
     if wanted != "auto":
         return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted]
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def _devices(runtime: Runtime) -> int:
