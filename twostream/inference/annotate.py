@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,7 +17,7 @@ from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 from twostream.flow.color import color_wheel, flow_to_color, full_colour_px
 from twostream.inference.predict import Prediction, Predictor, top_classes
-from twostream.report.text import visible
+from twostream.report.text import shorten, visible
 from twostream.video import resize
 
 SMALLEST = 360  # pixels of the short side: a smaller video is enlarged, since text is not legible on it
@@ -99,7 +98,8 @@ def draw_classes(image: np.ndarray, top: list[tuple[str, float]]) -> None:
         percent = f"{100 * probability:.0f} %"
         x = right - _text_width(percent, size) - pad // 2
         _text(image, percent, x, baseline, size)
-        _text(image, _shortened(visible(name), size, x - left - pad), left + pad // 2, baseline, size)
+        shown = shorten(visible(name), x - left - pad, functools.partial(_text_width, size=size))
+        _text(image, shown, left + pad // 2, baseline, size)
 
 
 def draw_flow(image: np.ndarray, flow_px: np.ndarray, full_px: float) -> None:
@@ -146,14 +146,6 @@ def _text(image: np.ndarray, text: str, x: int, y: int, size: int) -> None:
 @functools.lru_cache(4096)
 def _text_width(text: str, size: int) -> int:
     return cv2.getTextSize((0, 0), text, (0, 0), _font(), size, 500)[2]
-
-
-def _shortened(text: str, size: int, room: int) -> str:
-    """Return the text, cut with an ellipsis where it is wider than `room` pixels."""
-    if _text_width(text, size) <= room:
-        return text
-    fits = [cut for cut in itertools.accumulate(text) if _text_width(cut + "…", size) <= room]
-    return (fits[-1] if fits else "") + "…"
 
 
 def _write(path: Path, images: Iterator[np.ndarray], times: np.ndarray, progress: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,8 @@ class TorchvisionWeights:
             UserError: it cannot be fetched, or the file is not the published one.
         """
         place = _hub_place(self.weights.url)
-        state = fetch(
-            self.model,
-            self.weights.url,
-            place,
-            lambda: self.weights.get_state_dict(progress=True, check_hash=True),
-        )
+        download = functools.partial(self.weights.get_state_dict, progress=True, check_hash=True)
+        state = fetch(self.model, self.weights.url, place, download)
         _check_digest(self.model, place)
         return state
 

@@ -35,12 +35,10 @@ def build_video(name: str, channels: int, classes: int, dropout: float) -> BaseN
         network.fc = DropoutLinear(network.fc.in_features, classes, dropout)
         first, classifier = "stem.0", "fc"
     if channels != 3:
-        _replace_first(network, first, channels)
+        old: Any = network.get_submodule(first)
+        conv = nn.Conv3d(
+            channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None
+        )
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own first layer
+        replace_module(network, first, conv)
     return BaseNetwork(network, (first,), (classifier,))
-
-
-def _replace_first(network: nn.Module, name: str, channels: int) -> None:
-    old: Any = network.get_submodule(name)
-    new = nn.Conv3d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own first layer
-    replace_module(network, name, new)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
+from collections.abc import Callable
 
 _SYMBOLS = {**{code: 0x2400 + code for code in range(0x20)}, 0x7F: 0x2421}
 _HIDDEN = ("Cc", "Cf", "Cs", "Cn")  # controls, signs that reorder or hide text, bytes that are no text, no characters
@@ -22,17 +24,12 @@ def width_em(text: str) -> float:
     return sum(_character_em(character) for character in text)
 
 
-def shorten(text: str, em: float) -> str:
-    """Return the text, cut with an ellipsis where it would be wider than `em`. Names mostly differ at the front."""
-    if width_em(text) <= em:
+def shorten(text: str, room: float, width: Callable[[str], float] = width_em) -> str:
+    """Return the text, cut with an ellipsis where it is wider than `room`. Names mostly differ at the front."""
+    if width(text) <= room:
         return text
-    kept, width = [], width_em("…")
-    for character in text:
-        width += _character_em(character)
-        if width > em:
-            break
-        kept.append(character)
-    return "".join(kept).rstrip() + "…"
+    fitting = [cut for cut in itertools.accumulate(text) if width(cut + "…") <= room]
+    return (fitting[-1].rstrip() if fitting else "") + "…"
 
 
 def _character_em(character: str) -> float:
