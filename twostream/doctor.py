@@ -31,7 +31,7 @@ _QUALITY = (1, 50, 75, 85, 92, 97, 100)
 _RGB_BYTES = (0.02, 0.109, 0.151, 0.194, 0.255, 0.394, 0.75)
 _FLOW_BYTES = (0.01, 0.036, 0.045, 0.056, 0.075, 0.130, 0.30)
 _RGB_POWER, _FLOW_POWER, _BOUND_POWER = -0.65, -0.49, -0.4
-_DEMO_BYTES = 0.15  # per pixel and frame of the generated videos, which are small and noisy
+_DEMO_BYTES = 0.22  # per pixel and frame of the generated videos, which are small and noisy
 
 # Seconds that one core takes per million pixels: of flow with decoding and encoding (docs/flow.md), and of the input of
 # a training step, forwards and backwards (one thread of a Zen 5 EPYC that others used too).

@@ -55,9 +55,8 @@ class Clip:
 def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Path, workers: int = 0) -> None:
     """Render all clips to `videos/<class>/<name>.avi` and write three official splits to `annotations`.
 
-    There are `groups * takes * 9` clips of `frames` +- 25 % frames, and at least 4. The names are those of HMDB51,
-    `<source>_<class>_<body>_<camera>_np<people>_<view>_<quality>_<number>.avi`, and describe what was drawn. `scratch`
-    is not used. Clips are rendered by `workers` processes (0: one per core), whose number changes no byte.
+    Names are those of HMDB51, `<source>_<class>_<body>_<camera>_np<people>_<view>_<quality>_<number>.avi`, and describe
+    what was drawn. `workers` processes (0: one per core) render; their number changes no byte. `scratch` is not used.
 
     Raises:
         OSError: the disk is full or the folders cannot be written.
