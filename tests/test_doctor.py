@@ -196,7 +196,8 @@ def test_times_follow_from_the_rates_and_the_size_of_the_work(values):
     values["dataset"].update(test_fraction=0.3, splits=[1, 2])
     values["train"].update(rgb=["spatial"], flow=["temporal"])
     values["streams"]["spatial"].update(model="timm/unknown")
-    values["streams"]["temporal"].update(epochs=10)
+    values["streams"]["temporal"].update(epochs=10, size=64)
+    values["flow"]["tvl1"]["preset"] = "balanced"
     values["runtime"]["workers"] = 1
     check = module._time(parse_params(values), SIZE)
     temporal_s = 0.93 * 70 * 10 * 2 * 16 * 64 * 64 / 1e6 / cores()
