@@ -38,13 +38,12 @@ def _changed(values: dict, key: str, value: object) -> dict:
         ("streams.spatial.lr", float("nan"), ["streams.spatial.lr", "finite"]),
         ("streams.spatial.model", "resnet51", ["streams.spatial.model", "'resnet51'", "did you mean"]),
         ("streams.spatial.lr_new", 0, ["streams.spatial.lr_new", "0", "greater than 0"]),
-        ("streams.spatial.ema", 1.0, ["streams.spatial.ema", "1.0", "less than 1"]),
+        ("streams.spatial.dropout", 1.0, ["streams.spatial.dropout", "1.0", "less than 1"]),
         ("streams.spatial.mixup", -0.2, ["streams.spatial.mixup", "-0.2", "greater than or equal to 0"]),
         ("streams.spatial.freeze_bn", "some", ["streams.spatial.freeze_bn", "'some'", "'none', 'partial' or 'all'"]),
         ("streams.spatial.freeze_bn", "partial", ["streams.spatial", "freeze_bn", "weights is none"]),
-        ("streams.spatial.augment.gamma", -1.0, ["streams.spatial.augment.gamma", "-1.0"]),
-        ("streams.spatial.augment.dark", 1.5, ["streams.spatial.augment.dark", "1.5", "less than or equal to 1"]),
-        ("streams.spatial.augment.dakr", 0.5, ["streams.spatial.augment.dakr", "did you mean 'dark'"]),
+        ("streams.spatial.augment.jitter", -1.0, ["streams.spatial.augment.jitter", "-1.0"]),
+        ("streams.spatial.augment.jiter", 0.5, ["streams.spatial.augment.jiter", "did you mean 'jitter'"]),
         ("streams.temporal.demean", 1, ["streams.temporal.demean", "1", "boolean"]),
         ("streams.spatial.epochs", 2.5, ["streams.spatial.epochs", "2.5", "integer"]),
         ("dataset.splits", [], ["dataset.splits"]),
@@ -81,13 +80,13 @@ def test_the_iterations_of_tvl1_are_one_number_or_one_per_level(demo_values, val
 
 def test_a_file_from_before_a_key_existed_gets_the_default_with_one_line_that_says_so(tmp_path, demo_values, capsys):
     values = copy.deepcopy(demo_values)
-    del values["flow"]["bound"], values["streams"]["temporal"]["ema"], values["report"]
+    del values["flow"]["bound"], values["streams"]["temporal"]["mixup"], values["report"]
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(values))
     params = load_params(tmp_path / "p.yaml")
-    assert (params.flow.bound, params.streams["temporal"].ema, params.report.examples) == (20.0, 0.0, 6)
+    assert (params.flow.bound, params.streams["temporal"].mixup, params.report.examples) == (20.0, 0.0, 6)
     said = capsys.readouterr().err
     assert said.startswith("WARNING: ") and said.count("\n") == 1
-    for words in ("flow.bound: 20.0", "streams.temporal.ema: 0.0", 'report: {"examples": 6}', "profiles/base.yaml"):
+    for words in ("flow.bound: 20.0", "streams.temporal.mixup: 0.0", 'report: {"examples": 6}', "profiles/base.yaml"):
         assert words in said
 
 

@@ -178,8 +178,6 @@ class Augment(Section):
     scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1)
     flip: bool
     jitter: float = Field(ge=0, lt=1)
-    gamma: float = Field(ge=0, le=4)
-    dark: float = Field(ge=0, le=1)
 
 
 class Stream(Section):
@@ -203,7 +201,6 @@ class Stream(Section):
     warmup_epochs: int = Field(ge=0, le=1000)
     label_smoothing: float = Field(ge=0, lt=1)
     clip_grad: float = Field(ge=0, le=1000)
-    ema: float = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
     def _statistics_to_keep(self) -> Stream:

@@ -19,7 +19,7 @@ from twostream.views.loading import (
 from twostream.views.sampling import training_frames
 from twostream.views.transforms import draw_view, read_view
 
-AUGMENT = Augment(scales=[1.0, 0.8], flip=True, jitter=0.2, gamma=0.5, dark=0.5)
+AUGMENT = Augment(scales=[1.0, 0.8], flip=True, jitter=0.2)
 SEGMENTS = Sampling(mode="segments", segments=2, frames=3, stride=1)
 
 

@@ -16,12 +16,11 @@ from twostream.views.transforms import (
     draw_view,
     read_view,
     scoring_views,
-    tone_curve,
 )
 
 
 def _augment(**changes):
-    return Augment(**{"scales": [1.0], "flip": False, "jitter": 0.0, "gamma": 0.0, "dark": 0.0, **changes})
+    return Augment(**{"scales": [1.0], "flip": False, "jitter": 0.0, **changes})
 
 
 def _read(tmp_path, frames, view, size, demean=False, quality=95):
@@ -34,9 +33,9 @@ def _read(tmp_path, frames, view, size, demean=False, quality=95):
 
 def test_a_view_is_the_same_for_all_its_frames(tmp_path):
     frames = np.repeat(moving_texture(1, 24, 24)[0][None], 4, axis=0)
-    augment = _augment(flip=True, jitter=0.5, gamma=0.5, dark=1.0)
+    augment = _augment(flip=True, jitter=0.5)
     view = draw_view(24, 24, augment, np.random.default_rng(3))
-    assert view.tone is not None and view.noise is not None
+    assert view.flip and view.colour is not None
     out = _read(tmp_path, frames, view, 24)
     assert np.abs(out[0].astype(int) - frames[0]).mean() > 10
     assert all(np.array_equal(out[0], other) for other in out[1:])
@@ -96,69 +95,6 @@ def test_colour_is_a_matrix_on_red_green_and_blue(tmp_path):
     plain, coloured = (_read(tmp_path, frames, View(0, 0, 24, colour=matrix), 24) for matrix in (None, colour))
     expected = plain.astype(float) @ colour[:, :3].T + colour[:, 3]
     assert np.abs(coloured - expected).max() < 2.5 and np.abs(coloured - expected).mean() < 0.5
-
-
-def test_a_tone_curve_is_255_times_gain_times_the_power():
-    assert tone_curve(2.0)[[0, 64, 128, 255]].tolist() == [
-        0,
-        16,
-        64,
-        255,
-    ]  # 64 ** 2 / 255 = 16.06, 128 ** 2 / 255 = 64.25
-    assert tone_curve(0.5)[[0, 64, 128, 255]].tolist() == [0, 128, 181, 255]  # sqrt(255 v): 127.7, 180.7
-    assert tone_curve(1.0).tolist() == list(range(256))
-    assert tone_curve(1.0, gain=0.3)[[10, 200]].tolist() == [3, 60]
-
-
-def test_tone_is_applied_to_each_channel_of_frames_and_not_to_flow(tmp_path):
-    frames = moving_texture(2, 16, 16)
-    lit = _read(tmp_path, frames, View(0, 0, 16, flip=True, tone=tone_curve(2.0)), 16)
-    plain = _read(tmp_path, frames, View(0, 0, 16, flip=True), 16)
-    assert np.array_equal(lit, np.rint(255 * (plain / 255) ** 2).astype(np.uint8))
-    codes = [frame[..., :2] for frame in frames]
-    view = View(0, 0, 16, tone=tone_curve(2.0), noise=(3.0, 0))
-    assert np.array_equal(_read(tmp_path, codes, view, 16), _read(tmp_path, codes, View(0, 0, 16), 16))
-
-
-def test_gamma_is_drawn_evenly_on_both_sides_of_one():
-    rng = np.random.default_rng(0)
-    tones = [draw_view(4, 4, _augment(gamma=0.5), rng).tone for _ in range(2000)]
-    exponents = np.log(np.stack(tones)[:, 100] / 255) / np.log(100 / 255)
-    assert 1 / 1.5 - 0.01 <= exponents.min() < 0.69 and 1.46 < exponents.max() <= 1.5 + 0.01
-    # log-uniform: a quarter of the draws lies below 1.5 ** -0.5, half of them below 1
-    assert np.quantile(exponents, [0.25, 0.5, 0.75]) == pytest.approx(1.5 ** np.array([-0.5, 0, 0.5]), abs=0.03)
-
-
-def test_dark_views_come_as_often_as_asked_and_lose_light_and_gain_noise():
-    rng = np.random.default_rng(0)
-    views = [draw_view(4, 4, _augment(dark=0.25), rng) for _ in range(2000)]
-    dark = [view for view in views if view.noise is not None]
-    assert len(dark) == pytest.approx(500, abs=4 * np.sqrt(2000 * 0.25 * 0.75))
-    assert all(view.tone is None for view in views if view.noise is None)
-    gains = np.array([view.tone[200] / 200 for view in dark])
-    assert 0.29 < gains.min() < 0.32 and 0.98 < gains.max() <= 1
-    assert len({view.noise[1] for view in dark}) == len(dark)
-    deviations = np.array([view.noise[0] for view in dark])
-    assert np.allclose(deviations, 6 * (1 - gains), atol=0.02)
-
-
-def test_noise_has_the_deviation_it_says_and_stays_within_8_bits(tmp_path):
-    grey = np.full((3, 104, 104, 3), 60, np.uint8)
-    out = _read(tmp_path, grey, View(0, 0, 104, noise=(4.0, 1)), 100).astype(float)
-    assert out.mean() == pytest.approx(60, abs=0.1) and out[0].std() == pytest.approx(4, abs=0.1)
-    assert np.array_equal(out[0], out[2])
-    black = _read(tmp_path, grey * 0, View(0, 0, 104, noise=(4.0, 1)), 100)
-    assert black.max() < 30  # nothing wraps around
-    assert not np.array_equal(out, _read(tmp_path, grey, View(0, 0, 104, noise=(4.0, 2)), 100))
-
-
-def test_light_changes_nothing_else_that_is_drawn():
-    plain = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3)
-    lit = _augment(scales=[1.0, 0.75, 0.5], flip=True, jitter=0.3, gamma=0.5, dark=0.5)
-    for seed in range(20):
-        one, other = (draw_view(40, 30, augment, np.random.default_rng(seed)) for augment in (plain, lit))
-        assert (one.left, one.top, one.side, one.flip) == (other.left, other.top, other.side, other.flip)
-        assert np.array_equal(one.colour, other.colour)
 
 
 def _blocks(values):

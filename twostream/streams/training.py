@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import twostream
 from twostream.clipstore import ClipReader
@@ -140,45 +139,19 @@ def mix_clips(inputs: torch.Tensor, targets: torch.Tensor, alpha: float) -> tupl
     return share * inputs + (1 - share) * inputs[partners], share * targets + (1 - share) * targets[partners]
 
 
-def averaged_network(network: torch.nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential running average of a network's parameters and buffers; `update_parameters` is one step.
-
-    After n steps it is `sum(decay ** (n - i) * w_i) * (1 - decay) / (1 - decay ** n)` of the weights w_1 to w_n after
-    each: without the starting weights, by the correction of Kingma & Ba 2015, section 3, so that the average is useful
-    in a short training too.
-    """
-
-    def update(average: Sequence[torch.Tensor], current: Sequence[torch.Tensor], steps_before: Any) -> None:
-        # Tensors come in groups of one type; counters, such as those of batch norms, are copied.
-        rate = (1 - decay) / (1 - decay ** (int(steps_before) + 1)) if average[0].is_floating_point() else 1.0
-        get_ema_multi_avg_fn(1 - rate)(list(average), list(current), steps_before)
-
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
-
-
 class _Module(pl.LightningModule):
-    """Cross-entropy on the mean logits over segments.
-
-    `average` is the running average of `model` where `ema` is on. It is then validated and saved instead of `model`;
-    as a part of the module it is in the state to resume from.
-    """
+    """Cross-entropy on the mean logits over segments."""
 
     def __init__(self, task: Task):
         super().__init__()
         stream = task.stream
         self.task = task
         self.model = build_network(stream, task.modality, len(task.classes), stream.weights)
-        self.average = averaged_network(self.model, stream.ema) if stream.ema else None
         self._frozen = _frozen_layers(task, self.model)
         self.is_main_process = True
         if task.compile:
             self.model.compile()
         self.train()
-
-    @property
-    def validated(self) -> torch.nn.Module:
-        """The network that is validated and saved."""
-        return self.model if self.average is None else self.average.module
 
     def train(self, mode: bool = True) -> _Module:
         super().train(mode)
@@ -206,12 +179,10 @@ class _Module(pl.LightningModule):
     def on_train_batch_end(self, _outputs: Any, _batch: Any, index: int) -> None:
         if index == 0 and self.device.type == "cpu":
             keep_freed_memory()  # after a step, when the process is as large as it gets
-        if self.average is not None:
-            self.average.update_parameters(self.model)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
         views, labels = batch
-        logits = self.validated(normalise(views, **self.model.normalisation))
+        logits = self.model(normalise(views, **self.model.normalisation))
         self._log("val", functional.cross_entropy(logits, labels), logits, labels)
 
     def _log(self, subset: str, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -303,7 +274,7 @@ class _Epochs(Checkpoint):
         values = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": trainer.current_epoch + 1, **values})
         if self.best() is self.history[-1]:
-            weights = module.validated.state_dict()
+            weights = module.model.state_dict()
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         trainer.should_stop = self.finished()
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,6 @@ from twostream.flow.encoding import mirror_codes
 from twostream.params import Augment
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, which JPEG uses too
-_DARKEST = 0.3  # the smallest exposure of a dark view
-_NOISE = 6.0  # standard deviation of the noise in grey levels as the exposure goes to zero
 
 
 class Clip(Protocol):
@@ -37,8 +35,6 @@ class View:
         left, top, side: square crop in pixels of the stored frame.
         flip: whether the frames are mirrored.
         colour: RGB only: float64 [3, 4], a matrix for RGB vectors with a constant 1 appended.
-        tone: RGB only, after `colour`: uint8 [256], the new value of each value.
-        noise: RGB only, after `tone`: (standard deviation in grey levels, seed) of a pattern added to all frames alike.
     """
 
     left: int
@@ -46,33 +42,15 @@ class View:
     side: int
     flip: bool = False
     colour: np.ndarray | None = None
-    tone: np.ndarray | None = None
-    noise: tuple[float, int] | None = None
 
 
 def draw_view(width: int, height: int, augment: Augment, rng: np.random.Generator) -> View:
-    """Draw a training view: scale and one of five positions of the crop (Wang et al. 2016), flip, colour, exposure.
-
-    The exposure is a tone curve whose exponent is log-uniform from 1 / (1 + `augment.gamma`) to 1 + `augment.gamma`,
-    and, with probability `augment.dark`, a gain from 0.3 to 1 with more noise the lower the gain. It is drawn last, and
-    nothing is drawn where it is switched off, so that crop, flip and colour do not depend on its parameters.
-    """
+    """Draw a training view: scale and one of five positions of the crop (Wang et al. 2016), flip and colour."""
     side = max(1, round(min(width, height) * float(rng.choice(augment.scales))))
     left, top = crop_positions(width, height, side, 5)[rng.integers(5)]
     flip = augment.flip and rng.random() < 0.5
     colour = _jitter(augment.jitter, rng) if augment.jitter else None
-    exponent = (1 + augment.gamma) ** rng.uniform(-1, 1) if augment.gamma else 1.0
-    gain, noise = 1.0, None
-    if augment.dark and rng.random() < augment.dark:
-        gain = rng.uniform(_DARKEST, 1)
-        noise = (_NOISE * (1 - gain), int(rng.integers(2**32)))
-    tone = tone_curve(exponent, gain) if augment.gamma or noise else None
-    return View(left, top, side, bool(flip), colour, tone, noise)
-
-
-def tone_curve(exponent: float, gain: float = 1.0) -> np.ndarray:
-    """Return uint8 [256]: for each grey level v, `255 gain (v / 255) ** exponent`, rounded."""
-    return np.rint(255 * gain * (np.arange(256) / 255) ** exponent).clip(0, 255).astype(np.uint8)
+    return View(left, top, side, bool(flip), colour)
 
 
 def scoring_views(width: int, height: int, crops: int, flip: bool) -> list[View]:
@@ -113,15 +91,8 @@ def read_view(clip: Clip, frames: np.ndarray, view: View, size: int, demean: boo
     """
     planes = {index: _planes(clip.frame(index), view, size, demean) for index in np.unique(frames).tolist()}
     views = np.stack([planes[index] for index in frames.ravel().tolist()])  # [S*L, C, size, size]
-    if view.tone is not None and views.shape[1] == 3:
-        views = cv2.LUT(views.reshape(1, -1), view.tone).reshape(views.shape)
     views = views.reshape(*frames.shape, *views.shape[1:]).swapaxes(1, 2)  # [S, C, L, size, size]
-    views = mirror_view(views) if view.flip else views
-    if view.noise is not None and views.shape[1] == 3:
-        deviation, seed = view.noise
-        pattern = deviation * np.random.default_rng(seed).standard_normal((3, 1, size, size), np.float32)
-        views = np.clip(views + np.rint(pattern).astype(np.int16), 0, 255).astype(np.uint8)
-    return views
+    return mirror_view(views) if view.flip else views
 
 
 def mirror_view(view: np.ndarray) -> np.ndarray:

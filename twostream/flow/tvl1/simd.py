@@ -127,31 +127,38 @@ def ramp(typing):
     return floats(), generate
 
 
-@intrinsic
-def shifted_in(typing, before, value):
-    """`value` moved up by one lane; its first lane is the last of `before`."""
+def _operation(result, takes, instruction):
+    """Return a function of vectors whose body is one expression over LLVM's instructions.
+
+    Args:
+        result: type of the result.
+        takes: types of the arguments, one to three.
+        instruction: from a builder and the arguments to the result.
+    """
+    signature = result(*takes)
 
     def generate(context, builder, signature, arguments):
-        picks = ir.Constant(ir.VectorType(_INT, LANES), [LANES - 1 + i for i in range(LANES)])
-        return builder.shuffle_vector(*arguments, picks)
+        return instruction(builder, *arguments)
 
-    return floats(floats, floats), generate
+    def of_one(typing, a):
+        return signature, generate
 
+    def of_two(typing, a, b):
+        return signature, generate
 
-def _interleaving(picks):
-    @intrinsic
-    def function(typing, a, b):
-        def generate(context, builder, signature, arguments):
-            return builder.shuffle_vector(*arguments, ir.Constant(ir.VectorType(_INT, LANES), picks))
-
-        return floats(floats, floats), generate
-
-    return function
+    return intrinsic(of_one if len(takes) == 1 else of_two)
 
 
+def _shuffled(picks):
+    indices = ir.Constant(ir.VectorType(_INT, LANES), picks)
+    return _operation(floats, (floats, floats), lambda builder, a, b: builder.shuffle_vector(a, b, indices))
+
+
+# shifted_in(before, value): `value` moved up by one lane; its first lane is the last of `before`.
+shifted_in = _shuffled([LANES - 1 + i for i in range(LANES)])
 # a0 b0 a1 b1 ... of the first, and of the last, eight lanes of two vectors.
-interleaved_low = _interleaving([i // 2 + LANES * (i % 2) for i in range(LANES)])
-interleaved_high = _interleaving([(LANES + i) // 2 + LANES * (i % 2) for i in range(LANES)])
+interleaved_low = _shuffled([i // 2 + LANES * (i % 2) for i in range(LANES)])
+interleaved_high = _shuffled([(LANES + i) // 2 + LANES * (i % 2) for i in range(LANES)])
 
 
 @intrinsic
@@ -174,71 +181,36 @@ def where(typing, condition, chosen, other):
     return chosen(bits, chosen, chosen), generate
 
 
-@intrinsic
-def lesser(typing, a, b):
-    """The smaller of two, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
-
-    return floats(floats, floats), generate
+def _compared(sign):
+    return lambda builder, a, b: builder.fcmp_ordered(sign, a, b)
 
 
-@intrinsic
-def greater(typing, a, b):
-    """The larger of two, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
-
-    return floats(floats, floats), generate
+def _chosen(sign):
+    return lambda builder, a, b: builder.select(builder.fcmp_ordered(sign, a, b), a, b)
 
 
-def _unary(name):
-    @intrinsic
-    def function(typing, value):
-        def generate(context, builder, signature, arguments):
-            form = ir.FunctionType(floats.llvm, [floats.llvm])
-            return builder.call(cgutils.get_or_insert_function(builder.module, form, f"{name}.v{LANES}f32"), arguments)
+def _called(name):
+    def instruction(builder, value):
+        form = ir.FunctionType(floats.llvm, [floats.llvm])
+        return builder.call(cgutils.get_or_insert_function(builder.module, form, f"{name}.v{LANES}f32"), [value])
 
-        return floats(floats), generate
-
-    return function
+    return instruction
 
 
-floored = _unary("llvm.floor")
-absolute = _unary("llvm.fabs")
+def _root_guess(builder, value):
+    half = builder.lshr(builder.bitcast(value, ints.llvm), ir.Constant(ints.llvm, [1] * LANES))
+    guess = builder.sub(ir.Constant(ints.llvm, [0x5F3759DF] * LANES), half)
+    return builder.bitcast(guess, floats.llvm)
 
 
-@intrinsic
-def divided(typing, a, b):
-    """a / b, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fdiv(*arguments)
-
-    return floats(floats, floats), generate
-
-
-@intrinsic
-def to_ints(typing, value):
-    """Floats, which are whole numbers, as int32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.fptosi(arguments[0], ints.llvm)
-
-    return ints(floats), generate
-
-
-@intrinsic
-def _inverse_root_guess(typing, value):
-    def generate(context, builder, signature, arguments):
-        whole = builder.bitcast(arguments[0], ints.llvm)
-        half = builder.lshr(whole, ir.Constant(ints.llvm, [1] * LANES))
-        guess = builder.sub(ir.Constant(ints.llvm, [0x5F3759DF] * LANES), half)
-        return builder.bitcast(guess, floats.llvm)
-
-    return floats(floats), generate
+lesser = _operation(floats, (floats, floats), _chosen("<"))
+greater = _operation(floats, (floats, floats), _chosen(">"))
+floored = _operation(floats, (floats,), _called("llvm.floor"))
+absolute = _operation(floats, (floats,), _called("llvm.fabs"))
+divided = _operation(floats, (floats, floats), lambda builder, a, b: builder.fdiv(a, b))
+# The floats must be whole numbers.
+to_ints = _operation(ints, (floats,), lambda builder, value: builder.fptosi(value, ints.llvm))
+_inverse_root_guess = _operation(floats, (floats,), _root_guess)
 
 
 @inlined
@@ -256,13 +228,9 @@ def clamped(value, low, high):
     return lesser(greater(value, low), high)
 
 
-def _binary(operation, instruction, result=floats):
-    @intrinsic
-    def function(typing, a, b):
-        def generate(context, builder, signature, arguments):
-            return instruction(builder, *arguments)
-
-        return result(floats, floats), generate
+def _operator(operation, instruction, result=floats):
+    """Let `a + b` and the like work on vectors of floats."""
+    function = _operation(result, (floats, floats), instruction)
 
     @overload(operation)
     def operate(a, b):
@@ -270,19 +238,13 @@ def _binary(operation, instruction, result=floats):
             return lambda a, b: function(a, b)
 
 
-_binary(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=("contract",)))
-_binary(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=("contract",)))
-_binary(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=("contract",)))
-_binary(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), bits)
-_binary(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), bits)
+_operator(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=("contract",)))
+_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=("contract",)))
+_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=("contract",)))
+_operator(operator.lt, _compared("<"), bits)
+_operator(operator.gt, _compared(">"), bits)
 
-
-@intrinsic
-def _negated(typing, a):
-    def generate(context, builder, signature, arguments):
-        return builder.fneg(arguments[0])
-
-    return floats(floats), generate
+_negated = _operation(floats, (floats,), lambda builder, a: builder.fneg(a))
 
 
 @overload(operator.neg)
@@ -291,15 +253,12 @@ def _negate(a):
         return lambda a: _negated(a)
 
 
-@intrinsic
-def any_of(typing, condition):
-    """Whether the condition holds in some lane."""
+def _any(builder, condition):
+    word = ir.IntType(LANES)
+    return builder.icmp_unsigned("!=", builder.bitcast(condition, word), ir.Constant(word, 0))
 
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(LANES)
-        return builder.icmp_unsigned("!=", builder.bitcast(arguments[0], word), ir.Constant(word, 0))
 
-    return types.boolean(bits), generate
+any_of = _operation(types.boolean, (bits,), _any)
 
 
 @intrinsic
