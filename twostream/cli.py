@@ -125,20 +125,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _add_models(commands: Any) -> None:
-    parser = _command(commands, "models", _models, "list the networks with their input and number of parameters")
-    parser.add_argument("--classes", type=_positive, default=51, help="number of classes of the last layer (51)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _command(commands, "models", _models, "list the networks with their input and number of parameters")
 
 
 def _models(args: argparse.Namespace) -> None:
     from twostream.networks.registry import list_models
 
-    rows = list_models(args.classes)
-    if args.json:
-        print(json.dumps(rows, indent=2))
-        return
     print(f"{'name':<36} {'modality':<10} {'input':<18} {'parameters':>12}")
-    for row in rows:
+    for row in list_models():
         size = "x".join(str(n) for n in row["input"])
         print(f"{row['name']:<36} {row['modality']:<10} {size:<18} {row['parameters']:>12,}")
     print(
