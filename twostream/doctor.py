@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from twostream.params import Params
 
 # Bytes per pixel and frame at JPEG quality 92, a short side of 240 and a flow bound of 20: means over 26 real clips of
-# HMDB51, UCF101 and surveillance. At another side a pixel costs (side / 240) to the power: smaller frames have more detail per pixel.
+# HMDB51, UCF101 and surveillance. At another side a pixel costs (side / 240) to the power: smaller frames have more
+# detail per pixel.
 _RGB_BYTES, _RGB_POWER = 0.255, -0.65
 _FLOW_BYTES, _FLOW_POWER = 0.075, -0.49
 _DEMO_BYTES = 0.22  # per pixel and frame of the generated videos, which are small and noisy
