@@ -24,7 +24,6 @@ from project import compare, copy_project, groups_of, repro, right_clips
 from tqdm import tqdm
 
 from twostream.core.parallel import cores, progress
-from twostream.errors import UserError
 from twostream.profiles import load_profile
 
 NETWORK = "timm/tf_efficientnet_lite0"
@@ -74,9 +73,7 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    for path in (args.source, args.weights):
-        if not path.exists():
-            raise UserError(f"{path} does not exist")
+    args.source, args.weights = args.source.resolve(strict=True), args.weights.resolve(strict=True)
     jobs = min(args.jobs, len(args.seeds))
     threads = max(1, cores() // jobs)
     with progress(len(args.only) * len(args.seeds), "ablation", "run") as bar, ThreadPoolExecutor(jobs) as pool:
@@ -85,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
     for what in FILES:
         # Ordered by name, not by seed: differences are to the first name.
         correct = {(n, s): found[n][what] for n in args.only for s, found in zip(args.seeds, by_seed, strict=True)}
-        print(f"\n{what}\n\n{_markdown(compare(correct, groups))}")
+        print(f"\n{what}\n\n{compare(correct, groups).to_string()}")
 
 
 def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm) -> dict[str, dict[str, pd.Series]]:
@@ -94,7 +91,7 @@ def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm)
     copy_project(work)
     found = {}
     for name in args.only:
-        repro(work, _parameters(args, name, seed), "fuse@1", threads=threads, log=work / "dvc.log")
+        repro(work, _parameters(args, name, seed), "fuse@1", threads)
         found[name] = {what: right_clips(work, file) for what, file in FILES.items()}
         results = ", ".join(f"{what} {100 * right.mean():.1f}" for what, right in found[name].items())
         bar.write(f"{name}, seed {seed}: {results}")
@@ -102,25 +99,16 @@ def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm)
     return found
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    lines = ["| switched | top-1 | interval | difference | interval | seeds |", "|---|---|---|---|---|---|"]
-    for row in table.itertuples():
-        difference = f"{row.difference:+.1f} | {row.difference_low:+.1f} to {row.difference_high:+.1f}"
-        difference = difference if row.Index else "| "
-        lines.append(f"| {row.method} | {row.top1} | {row.low} to {row.high} | {difference} | {row.seeds} |")
-    return "\n".join(lines)
-
-
 def _parameters(args: argparse.Namespace, name: str, seed: int) -> dict:
     profile = "notebooks" if name == "notebooks" else "folder"
     values = load_profile(profile)
     values["seed"] = seed
-    values["dataset"].update(name="folder", source=str(args.source.resolve()), splits=[1])
+    values["dataset"].update(name="folder", source=str(args.source), splits=[1])
     values["train"].update(rgb=["spatial"], flow=["temporal"])
     streams = values["streams"] = {stream: values["streams"][stream] for stream in STREAMS}
     for stream in streams.values():
         if stream["weights"] != "none":
-            stream.update(weights=str(args.weights.resolve()), model=NETWORK)
+            stream.update(weights=str(args.weights), model=NETWORK)
     for key, value in SWITCHES[name].items():
         *path, last = key.split(".")
         functools.reduce(dict.__getitem__, path, values)[last] = value

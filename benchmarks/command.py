@@ -5,19 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from twostream.core.parallel import cores
 from twostream.errors import UserError
 
 
 def run(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call `work(args)`; a UserError is one line and exit code 2, an interruption exit code 130."""
+    """Call `work(args)`; an error of the user or of a file is one line and exit code 2, an interruption 130."""
     try:
         work(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def videos_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of the benchmarks that run on videos."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos")
+    parser.add_argument("--clips", type=positive, default=max(24, 4 * cores()), help="number of clips, by name")
+    parser.add_argument("--short-side", type=positive, default=240, metavar="PX", help="size of stored frames or flow")
+    parser.add_argument("--workers", type=positive, default=cores(), help="processes in parallel")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed rounds")
+    return parser
 
 
 def positive(text: str) -> int:
@@ -29,3 +42,8 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def short(value: float) -> str:
+    """Format a number with four significant digits."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"

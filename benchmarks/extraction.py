@@ -1,6 +1,6 @@
 """Measure what extraction costs in addition to the flow solver: decoding, encoding and packing of the same clips.
 
-    python benchmarks/extraction.py [--videos data/videos] [--methods tvl1-fast dis-medium] [--short-side 256]
+    python benchmarks/extraction.py [--videos data/videos] [--methods tvl1-fast dis-medium] [--short-side 240]
 
 In every round each method runs the solver alone on frames in memory, then the whole extraction of the files on one
 core, then on several; the table gives medians over the rounds. Run `dvc repro probe` first, or name a folder of videos.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,15 +19,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from command import positive, run
-from flow_methods import flow_settings
+from command import run, short, videos_parser
+from flow_methods import PIPELINE_METHODS, flow_settings
 
 from twostream.clipstore.extract import extract, shrunk
 from twostream.core.cache import FileCache
-from twostream.core.parallel import cores, progress
+from twostream.core.parallel import progress
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
-from twostream.flow import Solver, make_solver
+from twostream.flow import Solver, make_solver, resolve_device
 from twostream.params import Flow
 from twostream.sources.walk import walk_files
 from twostream.video import probe, read_frames
@@ -39,44 +38,23 @@ METHODS = ("tvl1-fast", "tvl1-balanced", "farneback", "dis-medium")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure and print; a UserError is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Pairs of frames per second of the flow solver and of extraction.")
-    parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=positive, help="how many clips, the first by name (12, or 4 per worker)")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        metavar="NAME",
-        help=f"names as in benchmarks/flow.py ({' '.join(METHODS)})",
-    )
-    parser.add_argument(
-        "--short-side", type=positive, default=256, metavar="PX", help="size of the flow in pixels (256)"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved (cpu)")
-    parser.add_argument("--workers", type=int, default=0, help="processes in parallel; 0: one per core (0)")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
-    given = parser.parse_args(arguments)
-    if given.workers < 0:
-        parser.error(f"argument --workers: {given.workers} is below 0")
-    run(_run, given)
+    parser = videos_parser("Pairs of frames per second of the flow solver and of extraction.")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=PIPELINE_METHODS, help="flow methods")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved")
+    run(_run, parser.parse_args(arguments))
 
 
-def _run(given: argparse.Namespace) -> None:
-    workers = given.workers or cores()
-    changes = {"short_side": given.short_side, "device": given.device}
-    settings = {name: flow_settings(name, **changes) for name in given.methods}
-    clips = find_clips(given.videos, given.clips or max(12, 4 * workers))
+def _run(args: argparse.Namespace) -> None:
+    changes = {"short_side": args.short_side, "device": args.device}
+    settings = {name: flow_settings(name, **changes) for name in args.methods}
+    clips = find_clips(args.videos, args.clips)
     pairs = int((clips["frames"] - 1).sum())
-    seconds = measure(clips, given.videos, settings, workers, given.repeats)
-    where = f"short side {given.short_side} px, flow on {given.device}"
-    print(f"{len(clips)} clips, {pairs} pairs, {where}, median of {given.repeats} rounds")
-    if workers > len(clips):
-        print(f"note: there are fewer clips than the {workers} workers")
-    print(f"{'pairs/s':<19}{'solver':>8}{'1 worker':>10}{'extraction/solver time':>24}", end="")
-    print(f"{f'{workers} workers':>12}{'ratio':>7}" if workers > 1 else "")
-    for name, (solver, one, every) in seconds.items():
-        row = f"{name:<19}{_rate(pairs, solver):>8}{_rate(pairs, one):>10}{_ratio(one, solver):>24}"
-        print(row + (f"{_rate(pairs, every):>12}{_ratio(one, every):>7}" if workers > 1 else ""))
+    seconds = measure(clips, args.videos, settings, args.workers, args.repeats)
+    where = f"short side {args.short_side} px, flow on {args.device}"
+    print(f"{len(clips)} clips, {pairs} pairs, {where}, median of {args.repeats} rounds")
+    table = pairs / seconds.rename(columns=lambda name: f"{name}, pairs/s")
+    table.insert(2, "extraction/solver time", seconds["1 worker"] / seconds["solver"])
+    print(table.to_string(float_format=short))
 
 
 def find_clips(videos: Path, count: int) -> pd.DataFrame:
@@ -98,26 +76,25 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CLIP_COLUMNS)
 
 
-def measure(
-    clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: int, repeats: int
-) -> dict[str, tuple[float, float, float]]:
+def measure(clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: int, repeats: int) -> pd.DataFrame:
     """Return median seconds for all clips by method: the solver alone, extraction on one worker, and on `workers`."""
     cv2.setNumThreads(1)
-    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in settings}
+    rounds = []
     with progress((1 + repeats) * len(settings), "extraction", "turn") as bar:
         for number in range(1 + repeats):
             for name, flow in settings.items():
                 if number == 0:  # compiles, and starts the workers, which stay for the rounds that count
-                    first = clips.iloc[: max(workers, 1)]
+                    first = clips.iloc[:workers]
                     _solver_seconds(first.iloc[:1], videos, flow)
                     _extraction_seconds(first, videos, flow, workers)
                 else:
-                    solver = _solver_seconds(clips, videos, flow)
-                    one = _extraction_seconds(clips, videos, flow, 1)
-                    every = _extraction_seconds(clips, videos, flow, workers) if workers > 1 else one
-                    rounds[name].append((solver, one, every))
+                    row = {"method": name, "solver": _solver_seconds(clips, videos, flow)}
+                    for count in sorted({1, workers}):
+                        column = f"{count} worker{'s' * (count > 1)}"
+                        row[column] = _extraction_seconds(clips, videos, flow, count)
+                    rounds.append(row)
                 bar.update()
-    return {name: tuple(map(statistics.median, zip(*times, strict=True))) for name, times in rounds.items()}
+    return pd.DataFrame(rounds).groupby("method", sort=False).median().rename_axis(None)
 
 
 def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
@@ -125,7 +102,7 @@ def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
     for row in clips.itertuples():
         grey = list(shrunk(read_frames(videos / row.path, "gray"), settings.short_side))
         start = time.perf_counter()
-        _solve(solver, grey, settings.device)
+        _solve(solver, grey, resolve_device(settings))
         seconds += time.perf_counter() - start
     return seconds
 
@@ -149,15 +126,6 @@ def _extraction_seconds(clips: pd.DataFrame, videos: Path, settings: Flow, worke
         with contextlib.redirect_stderr(io.StringIO()):  # its own bars
             extract(clips, videos, Path(folder, "out"), settings, FileCache(Path(folder, "cache"), None), workers)
         return time.perf_counter() - start
-
-
-def _rate(pairs: int, seconds: float) -> str:
-    rate = pairs / seconds
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
-
-
-def _ratio(seconds: float, base: float) -> str:
-    return f"{seconds / base:.2f}"
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ over the rounds of a sequence's time, averaged over the sequences.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,18 +26,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from command import positive, run
-from flow_methods import check_names, flow_settings, is_rival, named_solver
+from command import positive, run, short
+from flow_methods import OPENCV_TVL1, PIPELINE_METHODS, flow_settings, named_solver
 from groundtruth import Pair, end_point_error, read_pairs, resized
 
 from twostream.core.files import atomic_path
 from twostream.core.parallel import cores, exit_with_parent, progress
 from twostream.errors import UserError
-from twostream.flow import ON_GPU, Solver
+from twostream.flow import ON_GPU, make_solver
 
 METHODS = ("tvl1-fast", "tvl1-balanced", "tvl1-accurate", "tvl1_opencv", "tvl1_opencv-quick", "farneback", "dis-medium")
 REFERENCES = ("tvl1_opencv", "tvl1_opencv-quick", "dis-medium")
 SMALLEST = 16  # pixels: clips are never smaller, and OpenCV's DIS fails below
+GPU_BATCH = 64  # pairs
 FILL_SECONDS = 0.05  # a fast method is called until this has passed, so that an interrupt hardly counts
 PASS_SECONDS = 2.0  # the same for a worker process
 START_SECONDS = 600  # with compilation; a worker that takes longer has failed
@@ -65,73 +64,55 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure and print; a UserError is one line and exit code 2."""
     parser = argparse.ArgumentParser(
-        description="End-point error (EPE) and time of flow methods on pairs of frames with known flow.",
-        epilog="More methods: dis-fast, dis-ultrafast, raft-small, raft-large (raft needs its weights, fetched once).",
+        description="End-point error (EPE) and time of flow methods on pairs of frames with known flow."
     )
+    parser.add_argument("--data", type=Path, required=True, help="<sequence>/{frame1.png, frame2.png, flow.flo} below")
     parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of <sequence>/{frame1.png, frame2.png, flow.flo}; flow above 1e8 is unknown",
+        "--size", type=_size, default="340x256", metavar="WIDTHxHEIGHT", help="size to compute at (340x256), or native"
     )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        default="340x256",
-        help="WIDTHxHEIGHT to which frames are resized by area and flow is scaled (340x256), or native",
-    )
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help=" ".join(METHODS))
-    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="timed rounds (5)")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*PIPELINE_METHODS, *OPENCV_TVL1])
+    parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
     parser.add_argument(
         "--threads",
         type=int,
         default=1,
-        metavar="N",
-        help="also measure pairs per second of N one-thread processes; 0: one per core; 1: do not (1)",
+        help="also measure pairs per second of so many one-thread processes; 0: one per core; 1: do not (1)",
     )
     parser.add_argument(
         "--gain",
         type=float,
         nargs=2,
         default=(1.0, 1.0),
-        metavar="G",
-        help="factors from 0 to 1 on the grey levels of first and second frames, a change of exposure (1 1)",
+        help="factors on the grey levels of first and second frames, a change of exposure (1 1)",
     )
-    parser.add_argument("--batch", type=positive, default=64, metavar="N", help="pairs per batch on a GPU (64)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file to write the numbers to")
     parser.add_argument("--chart", type=Path, metavar="OUT", help="SVG file to draw (with --json, the same name)")
-    given = parser.parse_args(arguments)
-    if not all(0 <= gain <= 1 for gain in given.gain):
-        parser.error(f"argument --gain: {given.gain[0]:g} {given.gain[1]:g} are not both from 0 to 1")
-    if given.threads < 0:
-        parser.error(f"argument --threads: {given.threads} is below 0")
-    run(_run, given)
+    run(_run, parser.parse_args(arguments))
 
 
-def _run(given: argparse.Namespace) -> None:
-    chart = given.chart or (given.json.with_suffix(".svg") if given.json else None)
-    for path in (given.json, chart):  # before the minutes of measuring
+def _run(args: argparse.Namespace) -> None:
+    chart = args.chart or (args.json.with_suffix(".svg") if args.json else None)
+    for path in (args.json, chart):  # before the minutes of measuring
         if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
             raise UserError(f"{path}: cannot be written; name a file in a folder that exists")
-    pairs = _read(given)
+    pairs = _read(args)
     cv2.setNumThreads(1)
     # Libraries that are imported later, here and in the workers, read these.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-    solvers = _solvers(given.methods)
-    results = measure(solvers, pairs, given.repeats)
-    workers = given.threads or cores()
+    solvers = {name: named_solver(name) for name in args.methods}
+    results = measure(solvers, pairs, args.repeats)
+    workers = args.threads or cores()
     if workers > 1:
-        rates = throughput({name: results[name].ms for name in solvers}, pairs, workers, given.repeats)
+        rates = throughput({name: results[name].ms for name in solvers}, pairs, workers, args.repeats)
         for name, pair_rates in rates.items():
             results[name].rates = pair_rates
-    results |= _on_gpu(list(solvers), pairs, given.batch, given.repeats)
+    results |= _on_gpu(args.methods, pairs, args.repeats)
 
-    size = "x".join(map(str, given.size)) if given.size else "native size"
-    print(f"{len(pairs)} pairs, {size}, median of {given.repeats} rounds")
+    size = "x".join(map(str, args.size)) if args.size else "native size"
+    print(f"{len(pairs)} pairs, {size}, median of {args.repeats} rounds")
     print(tables(results, workers))
-    if given.json:
-        with atomic_path(given.json) as path:
+    if args.json:
+        with atomic_path(args.json) as path:
             path.write_text(json.dumps(as_json(results), indent=2) + "\n")
     if chart:
         from flow_chart import Point, draw_chart
@@ -141,67 +122,48 @@ def _run(given: argparse.Namespace) -> None:
             draw_chart(points, f"Time per pair against mean end-point error, {size}", path)
 
 
-def _read(given: argparse.Namespace) -> list[Pair]:
-    pairs = read_pairs(given.data)
-    if given.size:
-        pairs = [resized(pair, *given.size) for pair in pairs]
+def _read(args: argparse.Namespace) -> list[Pair]:
+    pairs = read_pairs(args.data)
+    if args.size:
+        pairs = [resized(pair, *args.size) for pair in pairs]
     for pair in pairs:
         if min(pair.known.shape) < SMALLEST:
-            name = given.data / pair.name
+            name = args.data / pair.name
             raise UserError(f"{name}: smaller than {SMALLEST} pixels on a side; choose another --size")
-    first, second = given.gain
+    first, second = args.gain
     return [pair._replace(first=_dimmed(pair.first, first), second=_dimmed(pair.second, second)) for pair in pairs]
 
 
 def _dimmed(image: np.ndarray, gain: float) -> np.ndarray:
-    return (gain * image + 0.5).astype(np.uint8)
+    return np.clip(gain * image + 0.5, 0, 255).astype(np.uint8)
 
 
-def _solvers(names: Sequence[str]) -> dict[str, Solver]:
-    check_names(list(names))  # before any work
-    solvers = {}
-    for name in names:
-        try:
-            solvers[name] = named_solver(name)
-        except UserError as error:
-            if not name.startswith("raft"):
-                raise
-            print(f"{name} left out: {error}", file=sys.stderr)
-    if not solvers:
-        raise UserError("--methods: none of these can run here")
-    return solvers
-
-
-def measure(solvers: dict[str, Solver], pairs: Sequence[Pair], repeats: int) -> dict[str, Measured]:
+def measure(
+    solvers: dict[str, Callable], pairs: Sequence[Pair], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, Measured]:
     """Run every solver on every pair: once, untimed, for its error, then in `repeats` rounds for its time."""
     results = {name: Measured() for name in solvers}
     turns = [(name, pair) for pair in pairs for name in solvers]
-    with progress((1 + repeats) * len(turns), "one core", "turn") as bar:
+    with progress((1 + repeats) * len(turns), "time and error", "turn") as bar:
         for name, pair in turns:
-            results[name].epe[pair.name] = _checked_error(solvers[name](pair.first, pair.second), pair, name)
+            error = end_point_error(_numpy(solvers[name](pair.first, pair.second)), pair)
+            if not math.isfinite(error):
+                raise UserError(f"{name}: its flow of {pair.name} is not finite; leave it out of --methods")
+            results[name].epe[pair.name] = error
             bar.update()
         for name, pair in turns * repeats:
-            milliseconds = _milliseconds(lambda solve=solvers[name], pair=pair: solve(pair.first, pair.second))
-            results[name].rounds.setdefault(pair.name, []).append(milliseconds)
+            start, calls, elapsed = clock(), 0, 0.0
+            while elapsed < FILL_SECONDS:
+                solvers[name](pair.first, pair.second)
+                calls += 1
+                elapsed = clock() - start
+            results[name].rounds.setdefault(pair.name, []).append(1000 * elapsed / calls)
             bar.update()
     return results
 
 
-def _milliseconds(call: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
-    """Return the mean time of as many calls as fill FILL_SECONDS, at least one."""
-    start, calls, elapsed = clock(), 0, 0.0
-    while elapsed < FILL_SECONDS:
-        call()
-        calls += 1
-        elapsed = clock() - start
-    return 1000 * elapsed / calls
-
-
-def _checked_error(flow: np.ndarray, pair: Pair, name: str) -> float:
-    error = end_point_error(flow, pair)
-    if not math.isfinite(error):
-        raise UserError(f"{name}: its flow of {pair.name} is not finite; leave it out of --methods")
-    return error
+def _numpy(flow: Any) -> np.ndarray:
+    return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
 
 
 def throughput(
@@ -254,40 +216,30 @@ def _work(name: str, passes: int, together: bool) -> float:
     return time.perf_counter() - start
 
 
-def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], batch: int, repeats: int) -> dict[str, Measured]:
-    """Measure the methods that have a GPU version, if there is a GPU: `batch` copies of a pair, in the GPU's memory."""
-    settings = {name: flow_settings(name) for name in names if _family(name) in ON_GPU and not is_rival(name)}
-    if not settings:
-        return {}
+def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], repeats: int) -> dict[str, Measured]:
+    """Measure the methods that have a GPU version, if there is a GPU: GPU_BATCH copies of a pair, in its memory."""
     import torch
 
-    if not torch.cuda.is_available():
+    names = [name for name in names if name in PIPELINE_METHODS and PIPELINE_METHODS[name][0] in ON_GPU]
+    if not names or not torch.cuda.is_available():
         return {}
-    results = {f"{name}-cuda": Measured() for name in settings}
-    solvers = {}
-    for name, flow in settings.items():
-        module = importlib.import_module(f"twostream.flow.{flow.method}")
-        solvers[f"{name}-cuda"] = module.solver(getattr(flow, flow.method), "cuda")
 
-    def solve(name: str, images: list[torch.Tensor]) -> torch.Tensor:
-        flow = solvers[name].match_batch(*images)
-        torch.cuda.synchronize()
-        return flow
+    def on_gpu(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image).cuda().repeat(GPU_BATCH, 1, 1)
 
-    turns = [(name, pair) for pair in pairs for name in solvers]
-    with progress((1 + repeats) * len(turns), "GPU", "turn") as bar:
-        for number in range(1 + repeats):
-            for name, pair in turns:
-                images = [torch.from_numpy(image).cuda().repeat(batch, 1, 1) for image in (pair.first, pair.second)]
-                milliseconds = (
-                    _milliseconds(lambda name=name, images=images: solve(name, images), time.perf_counter) / batch
-                )
-                if number:
-                    results[name].rounds.setdefault(pair.name, []).append(milliseconds / batch)
-                else:  # compiles, records or tunes
-                    flow_px = solve(name, images)[-1].cpu().numpy()
-                    results[name].epe[pair.name] = _checked_error(flow_px, pair, name)
-                bar.update()
+    def batched(solver: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        def solve(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            flow = solver.match_batch(first, second)
+            torch.cuda.synchronize()
+            return flow[-1]
+
+        return solve
+
+    solvers = {f"{name}-cuda": batched(make_solver(flow_settings(name), "cuda")) for name in names}
+    batches = [pair._replace(first=on_gpu(pair.first), second=on_gpu(pair.second)) for pair in pairs]
+    results = measure(solvers, batches, repeats, time.perf_counter)
+    for one in results.values():
+        one.rounds = {name: [ms / GPU_BATCH for ms in times] for name, times in one.rounds.items()}
     return results
 
 
@@ -316,47 +268,37 @@ def as_json(results: dict[str, Measured]) -> dict[str, dict[str, dict]]:
 
 def tables(results: dict[str, Measured], workers: int) -> str:
     """Return what is printed: errors and times, ratios to the references that ran, and errors by sequence."""
-    first = {name: {"mean EPE": f"{one.epe_mean:.3f}", "ms per pair": _short(one.ms)} for name, one in results.items()}
+    rows = {}
     for name, one in results.items():
+        rows[name] = {"mean EPE": one.epe_mean, "ms per pair": one.ms}
         if one.rates:
             alone, together = one.rates
-            first[name] |= {"pairs/s, 1 core": _short(alone), f"pairs/s, {workers}": _short(together)}
-            first[name] |= {"ratio": _short(together / alone)}
-    parts = [_table(first, "method")]
+            rows[name] |= {"pairs/s, 1 core": alone, f"pairs/s, {workers}": together, "ratio": together / alone}
+    parts = {"method": rows}
     for reference in (name for name in REFERENCES if name in results):
         base = results[reference]
-        ratios = {}
-        for name, one in results.items():
-            ratios[name] = {"EPE, ratio of means": f"{one.epe_mean / base.epe_mean:.3f}"}
-            ratios[name]["EPE, geometric mean of ratios"] = f"{geometric_ratio(one.epe, base.epe):.3f}"
-            ratios[name]["times as fast"] = _short(base.ms / one.ms)
-        parts.append(_table(ratios, f"compared with {reference}"))
-    epe = {name: {sequence: f"{value:.3f}" for sequence, value in one.epe.items()} for name, one in results.items()}
-    parts.append(_table(epe, "EPE by sequence"))
-    return "\n\n".join(parts)
-
-
-def _table(rows: dict[str, dict[str, str]], corner: str) -> str:
-    frame = pd.DataFrame.from_dict(rows, orient="index").fillna("-").rename_axis(columns=corner)
-    return frame.to_string()
+        parts[f"compared with {reference}"] = {
+            name: {
+                "EPE, ratio of means": one.epe_mean / base.epe_mean,
+                "EPE, geometric mean of ratios": geometric_ratio(one.epe, base.epe),
+                "times as fast": base.ms / one.ms,
+            }
+            for name, one in results.items()
+        }
+    parts["EPE by sequence"] = {name: one.epe for name, one in results.items()}
+    frames = (pd.DataFrame.from_dict(rows, "index").rename_axis(columns=corner) for corner, rows in parts.items())
+    return "\n\n".join(frame.to_string(float_format=short, na_rep="-") for frame in frames)
 
 
 def _family(name: str) -> str:
     return name.partition("-")[0] + ("-cuda" if name.endswith("-cuda") else "")
 
 
-def _short(value: float) -> str:
-    """Format a number with three significant digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _size(text: str) -> tuple[int, int] | None:
     if text == "native":
         return None
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= SMALLEST):
-        raise argparse.ArgumentTypeError(f"{text!r} is not native, nor WIDTHxHEIGHT of {SMALLEST} pixels or more")
-    return int(width), int(height)
+    width, height = map(int, text.split("x"))
+    return width, height
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +11,7 @@ import numpy as np
 from twostream.errors import UserError
 
 UNKNOWN = 1e8  # a component of this size or more, or NaN, marks a pixel of unknown flow
-_FLO_TAG = b"PIEH"  # 202021.25 as a little-endian float32
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 class Pair(NamedTuple):
@@ -34,17 +32,13 @@ def read_pairs(folder: Path) -> list[Pair]:
     """Return the pairs of a folder, `<sequence>/{frame1.png, frame2.png, flow.flo}`, in the order of their names.
 
     Raises:
-        UserError: the folder is missing or has no sequence; a file is missing, cut short or of another format; the
-            three sizes of a sequence differ, or none of its flow is known.
+        OSError: the folder or an image is missing.
+        UserError: the folder has no sequence; a file is cut short or of another format; the three sizes of a sequence
+            differ, or none of its flow is known.
     """
-    try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); name a folder of ground-truth pairs") from None
-    sequences = [folder / name for name in names if (folder / name).is_dir()]
+    sequences = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not sequences:
-        hint = "; name the folder above it" if "flow.flo" in names else ""
-        raise UserError(f"{folder}: holds no <sequence>/frame1.png, frame2.png, flow.flo{hint}")
+        raise UserError(f"{folder}: holds no <sequence>/frame1.png, frame2.png, flow.flo")
     return [_read_pair(sequence) for sequence in sequences]
 
 
@@ -64,33 +58,21 @@ def read_flo(path: Path) -> np.ndarray:
     """Return the flow of a Middlebury `.flo` file, float32 [H, W, 2] in pixels, with its marks of unknown flow.
 
     Raises:
-        UserError: the file is missing, is no `.flo` file, or is shorter or longer than its header says.
+        UserError: the file is missing, is no `.flo` file, or is shorter than its header says.
     """
-    data = _read_bytes(path)
-    if len(data) < 12 or data[:4] != _FLO_TAG:
-        raise UserError(f"{path}: not a .flo file, or cut short; fetch it again")
-    width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, offset=4))
-    wanted = 12 + 8 * width * height
-    if width < 1 or height < 1 or len(data) != wanted:
-        raise UserError(f"{path}: {len(data)} bytes where {width}x{height} flow needs {wanted}; fetch it again")
-    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    flow = cv2.readOpticalFlow(str(path))
+    if flow is None:
+        raise UserError(f"{path}: missing, not a .flo file, or cut short; fetch it again")
+    return flow
 
 
 def _read_image(path: Path) -> np.ndarray:
-    data = _read_bytes(path)
-    # Checked first, because the PNG library prints messages about a file that is cut short.
-    whole = data.startswith(_PNG_START) and _PNG_END in data
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if whole else None
+    data = path.read_bytes()
+    # Checked first, because the PNG library decodes a part of a file that is cut short, and prints messages.
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if _PNG_END in data else None
     if image is None:
         raise UserError(f"{path}: not a PNG image, or cut short; fetch it again")
     return image
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); every sequence needs it") from None
 
 
 def resized(pair: Pair, width: int, height: int) -> Pair:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
-from command import positive, run
+from command import positive, run, short, videos_parser
 from extraction import find_clips
 from flow_methods import flow_settings
 from torch.nn import functional
@@ -58,14 +59,9 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print; a UserError is one line and exit code 2."""
-    parser = argparse.ArgumentParser(description="Seconds of a training step fed by the loader, and from memory.")
-    parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos (data/videos)")
-    parser.add_argument("--clips", type=positive, default=24, help="how many clips, the first by name (24)")
-    parser.add_argument("--short-side", type=positive, default=240, metavar="PX", help="size of stored frames (240)")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES)[:3], help="networks to train")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed turns (5)")
-    parser.add_argument("--steps", type=positive, help="steps per turn (4, on a GPU 40)")
-    parser.add_argument("--workers", type=int, default=0, help="the loader's processes; 0: one per core (0)")
+    parser = videos_parser("Seconds of a training step fed by the loader, and from memory.")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES)[:3], help="networks to train")
+    parser.add_argument("--steps", type=positive, default=40 if ON_GPU else 4, help="steps per turn")
     parser.add_argument("--fresh-memory", action="store_true", help="do not keep freed memory on a CPU, to compare")
     run(_run, parser.parse_args(arguments))
 
@@ -79,11 +75,12 @@ def _run(args: argparse.Namespace) -> None:
         examples = prepare(args.videos, args.clips, args.short_side, Path(folder))
         where = "GPU" if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
         print(f"{len(examples['rgb'])} clips, short side {args.short_side} px, {where}")
-        print(f"{'':<10}{'memory s':>10}{'decoded s':>11}{'speed':>8}{'stored s':>10}{'speed':>8}")
+        rows = {}
         for name in args.cases:
             memory, decoded, stored = measure(CASES[name], examples[CASES[name].modality], args)
-            shares = f"{decoded:>11.3f}{memory / decoded:>8.1%}{stored:>10.3f}{memory / stored:>8.1%}"
-            print(f"{name:<10}{memory:>10.3f}{shares}", flush=True)
+            rows[name] = [memory, decoded, memory / decoded, stored, memory / stored]
+        columns = ["memory s", "decoded s", "speed", "stored s", "speed"]
+        print(pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string(float_format=short))
 
 
 def prepare(videos: Path, count: int, short_side: int, folder: Path) -> dict[str, list[Example]]:
@@ -102,8 +99,7 @@ def prepare(videos: Path, count: int, short_side: int, folder: Path) -> dict[str
 
 def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> list[float]:
     """Return median seconds per step: from memory, with every frame decoded, and with decoded frames from memory."""
-    batch, steps = (8 * case.batch, 40) if ON_GPU else (case.batch, 4)
-    steps = args.steps or steps
+    batch, steps = case.batch * (8 if ON_GPU else 1), args.steps
     sampling = Sampling(mode="segments", segments=case.segments, frames=case.frames, stride=1)
     jitter = 0.2 if case.modality == "rgb" else 0.0
     augment = Augment(scales=[1.0, 0.875, 0.75, 0.66], flip=True, jitter=jitter, gamma=0.0, dark=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -35,24 +34,20 @@ def copy_project(work: Path) -> None:
             subprocess.run(["git", *step], cwd=work, check=True)  # DVC needs a commit
 
 
-def repro(work: Path, values: dict, *targets: str, threads: int = 0, log: Path | None = None) -> None:
-    """Run the pipeline up to some stages with these parameters.
-
-    Args:
-        threads: threads per computation, 0 for the libraries' own choice: projects side by side share the cores.
-        log: file that gets DVC's output, instead of the terminal.
+def repro(work: Path, values: dict, target: str, threads: int) -> None:
+    """Run the pipeline up to a stage with these parameters, on so many threads; DVC's output goes to `dvc.log`.
 
     Raises:
         UserError: a stage failed.
     """
     (work / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    with log.open("a") if log else contextlib.nullcontext() as out:
-        done = subprocess.run(["dvc", "repro", *targets], cwd=work, env=environment, stdout=out, stderr=out)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads)}
+    log = work / "dvc.log"
+    with log.open("a") as out:
+        done = subprocess.run(["dvc", "repro", target], cwd=work, env=environment, stdout=out, stderr=out)
     if done.returncode:
-        raise UserError(f"dvc repro failed in {work}; the last lines{f' of {log}' if log else ''} say why")
+        raise UserError(f"dvc repro failed in {work}; the last lines of {log} say why")
 
 
 def right_clips(work: Path, file: str) -> pd.Series:
@@ -68,13 +63,12 @@ def groups_of(work: Path) -> pd.Series:
     return read_clips(work / "data" / "clips.csv").set_index("clip_id")["group"]
 
 
-def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series, draws: int = 10_000) -> pd.DataFrame:
+def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series) -> pd.DataFrame:
     """Return top-1 in per cent by method, and differences to the first method, with intervals over groups.
 
     Args:
         right: by method and seed, 1 for clips (index: clip id) classified correctly, else 0.
         groups: the group of every clip id; the bootstrap draws whole groups.
-        draws: number of bootstrap samples.
     """
     methods = list(dict.fromkeys(method for method, _ in right))
     accuracy = pd.DataFrame(
@@ -83,15 +77,15 @@ def compare(right: dict[tuple[str, int], pd.Series], groups: pd.Series, draws: i
     by_group = accuracy.groupby(groups.reindex(accuracy.index)).agg(["sum", "count"])
     sums = np.stack([by_group[m, "sum"] for m in methods], axis=1)
     counts = by_group[methods[0], "count"].to_numpy()
-    drawn = draw_groups(len(counts), draws, seed=0)
+    drawn = draw_groups(len(counts), 10_000, seed=0)
     means = 100 * (drawn @ sums) / (drawn @ counts)[:, None]
-    rows = []
+    rows = {}
     for k, method in enumerate(methods):
         seeds = [100 * s.mean() for (m, _), s in right.items() if m == method]
         low, high = np.percentile(means[:, k], [2.5, 97.5])
         less, more = np.percentile(means[:, k] - means[:, 0], [2.5, 97.5])
-        row = {"method": method, "seeds": " ".join(f"{s:.1f}" for s in seeds), "top1": round(float(np.mean(seeds)), 1)}
-        row |= {"low": round(low, 1), "high": round(high, 1)}
-        row |= {"difference": round(row["top1"] - rows[0]["top1"], 1) if rows else 0.0}
-        rows.append(row | {"difference_low": round(less, 1), "difference_high": round(more, 1)})
-    return pd.DataFrame(rows)
+        rows[method] = {"top-1": np.mean(seeds), "low": low, "high": high}
+        rows[method] |= {"difference": 100 * (accuracy[method] - accuracy[methods[0]]).mean()}
+        rows[method] |= {"difference low": less, "difference high": more}
+        rows[method] |= {"seeds": " ".join(f"{s:.1f}" for s in seeds)}
+    return pd.DataFrame.from_dict(rows, orient="index").round(1)
