@@ -102,7 +102,7 @@ def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> li
     batch, steps = case.batch * (8 if ON_GPU else 1), args.steps
     sampling = Sampling(mode="segments", segments=case.segments, frames=case.frames, stride=1)
     jitter = 0.2 if case.modality == "rgb" else 0.0
-    augment = Augment(scales=[1.0, 0.875, 0.75, 0.66], flip=True, jitter=jitter, gamma=0.0, dark=0.0)
+    augment = Augment(scales=[1.0, 0.875, 0.75, 0.66], flip=True, jitter=jitter)
     # Enough clips for a turn and for what the workers have read ahead when it starts.
     many = examples * -(-batch * (steps + 20) // len(examples))
     sampler = EpochSampler(len(many), 0, lambda: 0)
