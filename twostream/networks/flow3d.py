@@ -1,7 +1,7 @@
 """A 3D CNN for optical flow: early layers see single flow fields, later ones how the flow changes over time.
 
 It was chosen by accuracy on held-out generated motions: 8 kinds (which way, how fast, zoom, rotation), 104 noisy
-training clips of 16x48x48, 15 epochs. `python benchmarks/temporal.py` repeats it: this network reaches 0.91, `cnn3d_v2`
+training clips of 16x48x48, 15 epochs (`benchmarks/temporal.py` of version 0.1.0): this network reaches 0.91, `cnn3d_v2`
 0.58 in 5 times the time, `cnn3d_v1` 0.56 in 14 times the time (means of two draws, one CPU thread). The variants below
 were compared on a similar task, on which this network reaches 0.94. The same draws chose among them, so the numbers
 only rank the variants.
