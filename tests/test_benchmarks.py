@@ -203,7 +203,7 @@ def _spoil(folder, what):
         ("nothing known", ["flow.flo", "known"]),
     ],
 )
-def test_bad_ground_truth_is_told_in_one_line(tmp_path, what, words):
+def test_bad_ground_truth_is_one_line(tmp_path, what, words):
     _shifted_sequence(tmp_path / "pairs" / "one", 0)
     with pytest.raises((UserError, OSError)) as error:
         read_pairs(_spoil(tmp_path, what))
@@ -220,7 +220,7 @@ def test_bad_ground_truth_is_told_in_one_line(tmp_path, what, words):
         (["--json", "no/such/folder/out.json"], ["out.json", "cannot be written"]),
     ],
 )
-def test_bad_arguments_are_told_before_any_work(benchmark, tmp_path, capsys, arguments, words):
+def test_bad_arguments_are_refused_before_any_work(benchmark, tmp_path, capsys, arguments, words):
     _shifted_sequence(tmp_path / "one", 0)
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["--data", str(tmp_path), *arguments])

@@ -340,6 +340,6 @@ def test_real_clips_with_their_table(tmp_path, name, clips, groups, train, test)
 @pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_names_of_real_clips_tell_the_groups_that_their_table_tells(tmp_path):
     given = run(settings(TEST_DATA / "arid6"), tmp_path / "table").clips["group"]
-    told = run(settings(TEST_DATA / "arid6" / "videos"), tmp_path / "names").clips["group"]
-    pairs = set(zip(given, told, strict=True))
-    assert len(pairs) == given.nunique() == told.nunique()
+    found = run(settings(TEST_DATA / "arid6" / "videos"), tmp_path / "names").clips["group"]
+    pairs = set(zip(given, found, strict=True))
+    assert len(pairs) == given.nunique() == found.nunique()

@@ -169,7 +169,7 @@ def test_a_client_that_dies_holds_nobody_up(monkeypatch):
         np.testing.assert_array_equal(list(solve_remotely(server.address, images)), _codes(Differences(), images))
 
 
-def test_clients_of_a_server_that_has_left_are_told(monkeypatch):
+def test_clients_of_a_server_that_has_ended_fail_with_one_line(monkeypatch):
     _small(monkeypatch, 4, 4)
     with FlowServer(Differences(), BOUND) as server:
         halfway = solve_remotely(server.address, _images(9))

@@ -179,7 +179,7 @@ def test_a_damaged_member_is_named(tmp_path):
     assert "rotten.avi" in refusal(path, tmp_path / "out")
 
 
-def test_a_web_page_saved_as_an_archive_is_told_from_one(tmp_path):
+def test_a_web_page_saved_as_an_archive_is_not_taken_for_one(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"<!DOCTYPE html><html>404</html>")
     assert "<!DOCTYP" in refusal(tmp_path / "x.zip", tmp_path / "out")
 
