@@ -89,6 +89,9 @@ def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm)
     """Return, by switch and stream, which test clips are classified correctly."""
     work = args.work / f"seed-{seed}"
     copy_project(work)
+    linked = work / "data/weights" / args.weights.name
+    if not linked.exists():
+        linked.symlink_to(args.weights)
     found = {}
     for name in args.only:
         repro(work, _parameters(args, name, seed), "fuse@1", threads)
@@ -108,7 +111,7 @@ def _parameters(args: argparse.Namespace, name: str, seed: int) -> dict:
     streams = values["streams"] = {stream: values["streams"][stream] for stream in STREAMS}
     for stream in streams.values():
         if stream["weights"] != "none":
-            stream.update(weights=str(args.weights), model=NETWORK)
+            stream.update(weights=f"data/weights/{args.weights.name}", model=NETWORK)
     for key, value in SWITCHES[name].items():
         *path, last = key.split(".")
         functools.reduce(dict.__getitem__, path, values)[last] = value

@@ -22,7 +22,8 @@ import pandas as pd
 from command import run, short, videos_parser
 from flow_methods import PIPELINE_METHODS, flow_settings
 
-from twostream.clipstore.extract import extract, shrunk
+from twostream.clipstore.extract import shrunk
+from twostream.clipstore.flow import extract_flow
 from twostream.core.cache import FileCache
 from twostream.core.parallel import progress
 from twostream.datasets.tables import CLIP_COLUMNS
@@ -124,7 +125,7 @@ def _extraction_seconds(clips: pd.DataFrame, videos: Path, settings: Flow, worke
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):  # its own bars
-            extract(clips, videos, Path(folder, "out"), settings, FileCache(Path(folder, "cache"), None), workers)
+            extract_flow(clips, videos, Path(folder, "out"), settings, FileCache(Path(folder, "cache"), None), workers)
         return time.perf_counter() - start
 
 

@@ -26,14 +26,16 @@ from flow_methods import flow_settings
 from torch.nn import functional
 
 from twostream.clipstore import ClipReader
-from twostream.clipstore.extract import extract
+from twostream.clipstore.flow import extract_flow
+from twostream.clipstore.rgb import extract_rgb
 from twostream.core.allocator import available_memory, keep_freed_memory
 from twostream.core.cache import FileCache
 from twostream.core.parallel import cores, progress
 from twostream.networks.registry import create_model
 from twostream.params import Augment, Rgb, Sampling
+from twostream.views.examples import Example
 from twostream.views.frame_store import frame_store
-from twostream.views.loading import EpochSampler, Example, TrainingViews, make_loader, normalise
+from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise
 
 
 class Case(NamedTuple):
@@ -86,15 +88,14 @@ def _run(args: argparse.Namespace) -> None:
 def prepare(videos: Path, count: int, short_side: int, folder: Path) -> dict[str, list[Example]]:
     """Extract both modalities of some videos, and return the clips of each."""
     clips = find_clips(videos, count)
-    settings = {
-        "rgb": Rgb(short_side=short_side, jpeg_quality=92),
-        "flow": flow_settings("dis-fast", short_side=short_side, device="cpu"),
+    cache = FileCache(folder / "cache", None)
+    extract_rgb(clips, videos, folder / "rgb", Rgb(short_side=short_side, jpeg_quality=92), cache, 0)
+    flow = flow_settings("dis-fast", short_side=short_side, device="cpu")
+    extract_flow(clips, videos, folder / "flow", flow, cache, 0)
+    return {
+        modality: [Example(name, folder / modality / f"{name}.zip", 0) for name in clips["clip_id"]]
+        for modality in ("rgb", "flow")
     }
-    examples = {}
-    for modality, section in settings.items():
-        extract(clips, videos, folder / modality, section, FileCache(folder / "cache", None), 0)
-        examples[modality] = [Example(name, folder / modality / f"{name}.zip", 0) for name in clips["clip_id"]]
-    return examples
 
 
 def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> list[float]:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common import modality_of, run
+from stages.common import modality_of, open_cache, run
 from twostream.datasets.tables import read_clips, read_split
 from twostream.fusion.scores import Scores, write_scores
 from twostream.params import Params
-from twostream.streams.scoring import TrainedStream, score_clips
-from twostream.views.loading import list_examples
+from twostream.streams.scoring import score_clips
+from twostream.views.examples import list_examples
 
 
 def score(params: Params, stream: str, split: str) -> None:
@@ -19,12 +19,13 @@ def score(params: Params, stream: str, split: str) -> None:
     examples = [
         (subset, example) for subset in ("val", "test") for example in list_examples(clips, assignment, folder, subset)
     ]
-    trained = TrainedStream(Path(f"models/{stream}-{split}"), params.runtime.accelerator)
-    logits = score_clips(trained, [example for _, example in examples], params.score, params.runtime)
+    model = Path(f"models/{stream}-{split}")
+    cache = open_cache().root / "scores"
+    classes, logits = score_clips(model, [example for _, example in examples], params.score, params.runtime, cache)
     scores = Scores(
         clip_id=np.array([example.clip_id for _, example in examples]),
         label=np.array([example.label for _, example in examples], np.int64),
-        classes=np.array(trained.config["classes"]),
+        classes=np.array(classes),
         subset=np.array([subset for subset, _ in examples]),
         logits=logits,
     )

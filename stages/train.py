@@ -6,7 +6,7 @@ from stages.common import modality_of, open_cache, run
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
 from twostream.streams.training import Task, train_stream
-from twostream.views.loading import list_examples
+from twostream.views.examples import list_examples
 
 
 def train(params: Params, stream: str, split: str) -> None:

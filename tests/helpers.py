@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import av
 import numpy as np
+import yaml
 
 from twostream import params
 from twostream.profiles import load_profile
@@ -56,3 +60,22 @@ def dataset_settings(**changes: object) -> params.Dataset:
     """The `dataset` section of the demo profile with one split and some values changed."""
     values = load_profile("demo")["dataset"]
     return params.Dataset(**{**values, "splits": [1], **changes})
+
+
+def as_pulled(output: str, objects: str) -> None:
+    """Move a folder into a store of objects as DVC has them after `dvc pull`, and write dvc.lock."""
+    listing = []
+    for file in sorted(path for path in Path(output).rglob("*") if path.is_file()):
+        listing.append({"md5": _as_object(file.read_bytes(), objects), "relpath": str(file.relative_to(output))})
+    digest = _as_object(json.dumps(listing).encode(), objects, ".dir")
+    lock = {"schema": "2.0", "stages": {"some": {"outs": [{"path": output, "md5": digest}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    shutil.rmtree(output)
+
+
+def _as_object(content: bytes, objects: str, ending: str = "") -> str:
+    digest = hashlib.md5(content).hexdigest() + ending
+    file = Path(objects, digest[:2], digest[2:])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return digest

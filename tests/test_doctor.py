@@ -109,10 +109,13 @@ def test_mirrors_are_named_but_not_contacted(values, quick, monkeypatch):
 
 
 def test_a_weight_file_is_there_or_a_problem(values, quick, tmp_path):
-    values["streams"]["spatial"]["weights"] = "mine.pth"
+    values["streams"]["spatial"]["weights"] = "data/weights/mine.pth"
     (check,) = found(values, "weights")
-    assert check.level == "problem" and check.message.startswith("streams.spatial.weights: mine.pth does not exist")
-    (tmp_path / "mine.pth").write_bytes(b"x")
+    assert check.level == "problem" and check.message.startswith(
+        "streams.spatial.weights: data/weights/mine.pth does not exist"
+    )
+    Path("data/weights").mkdir(parents=True)
+    Path("data/weights/mine.pth").write_bytes(b"x")
     assert [check.level for check in found(values, "weights")] == ["ok"]
 
 

@@ -204,7 +204,7 @@ def _weights(params: Params) -> Iterator[Check]:
 
 
 def _weight(key: str, model: str, weights: str) -> Check:
-    from twostream.networks.pretrained import find_published
+    from twostream.networks.registry import find_published
 
     try:
         published = find_published(model, weights)

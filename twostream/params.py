@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ RESERVED = (  # keys of metrics and columns of tables
     *("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run"),
     *("all", "none", "clip_id", "actual", "predicted", "confidence"),
 )
+_FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -42,6 +44,16 @@ def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise ValueError("each entry can be listed once")
     return values
+
+
+def _check_file(value: str, key: str, folder: str) -> None:
+    """Raise ValueError if `value` is a path outside the folder on whose content the stages depend."""
+    path = Path(value)
+    if (len(path.parts) > 1 or path.suffix in _FILE_ENDINGS) and not os.path.normpath(path).startswith(f"{folder}/"):
+        raise ValueError(
+            f"{key}: {value!r} is not in {folder}/, where DVC sees that a file has changed; link or copy it there "
+            f"(ln -s {path.absolute()} {folder}/) and write {folder}/{path.name}"
+        )
 
 
 class Demo(Section):
@@ -85,6 +97,8 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _official_splits(self) -> Dataset:
+        if os.path.isabs(self.table):
+            _check_file(self.table, "table", "data/tables")
         if self.name in ("demo", "hmdb51", "ucf101") and max(self.splits) > 3:
             raise ValueError(f"splits: {self.name} has the official splits 1, 2 and 3")
         return self
@@ -262,6 +276,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
         trained = [*self.train.rgb, *self.train.flow]
+        if self.flow.method == "raft":
+            _check_file(self.flow.raft.weights, "flow.raft.weights", "data/weights")
         for name in trained:
             if name in RESERVED:
                 raise ValueError(f"train: '{name}' cannot name a stream, it is a key of the metrics; rename the stream")
@@ -274,6 +290,7 @@ class Params(Section):
                 raise ValueError(f"fusion.streams: '{name}' is not trained; choose from {', '.join(trained)}")
         for name in trained:
             stream = self.streams[name]
+            _check_file(stream.weights, f"streams.{name}.weights", "data/weights")
             try:
                 check_model_name(stream.model, self.modality(name))
             except ValueError as error:

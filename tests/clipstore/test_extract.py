@@ -1,4 +1,3 @@
-import ast
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, moving_texture, write_video
+from helpers import ROOT, as_pulled, moving_texture, write_video
 
 from twostream import flow
 from twostream.clipstore import ClipReader
 from twostream.clipstore import extract as extraction
-from twostream.clipstore.extract import code_files, extract, fingerprint_of
+from twostream.clipstore import flow as flow_extraction
+from twostream.clipstore.flow import extract_flow, flow_fingerprint
+from twostream.clipstore.rgb import extract_rgb
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
@@ -41,6 +42,7 @@ def scene(tmp_path, demo_values):
 
 def _run(scene, settings, out="out", workers=1):
     folder, clips, _ = scene
+    extract = extract_flow if isinstance(settings, Flow) else extract_rgb
     return extract(clips, folder / "videos", folder / out, settings, FileCache(folder / "cache", None), workers)
 
 
@@ -96,6 +98,33 @@ def test_one_more_clip_costs_one_more_clip(scene):
     folder, clips, params = scene
     _run((folder, clips.iloc[:3], params), params.rgb)
     assert _run(scene, params.rgb) == {"clips": 4, "extracted": 1, "cached": 3}
+
+
+def test_clips_that_were_pulled_are_not_extracted_again(scene, monkeypatch):
+    """DVC's objects and dvc.lock are there, the cache of the machine that extracted is not."""
+    folder, clips, params = scene
+    monkeypatch.chdir(folder)
+    _run((folder, clips.iloc[:3], params), params.rgb)
+    before = _bytes(Path("out"))
+    as_pulled("out", "objects")
+    shutil.rmtree("cache")
+    pulled = clips.copy()
+    pulled.loc[0, "clip_id"] = "wave/renamed"
+    cache = FileCache("cache", "objects")
+    counts = extract_rgb(pulled, Path("videos"), Path("out"), params.rgb, cache, 1)
+    assert counts == {"clips": 4, "extracted": 1, "cached": 3}
+    after = _bytes(Path("out"))
+    assert after["renamed.zip"] == before[f"{NAMES[0]}.zip"] and after[f"{NAMES[1]}.zip"] == before[f"{NAMES[1]}.zip"]
+
+
+def test_pulled_clips_of_other_settings_are_not_used(scene, monkeypatch, demo_values):
+    folder, clips, params = scene
+    monkeypatch.chdir(folder)
+    _run(scene, params.rgb)
+    as_pulled("out", "objects")
+    other = parse_params({**demo_values, "rgb": {**demo_values["rgb"], "jpeg_quality": 50}}).rgb
+    counts = extract_rgb(clips, Path("videos"), Path("out"), other, FileCache("cache", "objects"), 1)
+    assert counts == {"clips": 4, "extracted": 4, "cached": 0}
 
 
 def test_a_changed_video_is_extracted_again(scene):
@@ -157,7 +186,7 @@ def test_only_a_few_frames_are_alive_however_long_the_clip(scene, monkeypatch, d
             most = max(most, len(alive))
             yield image
 
-    monkeypatch.setattr(extraction, "read_frames", frames)
+    monkeypatch.setattr(flow_extraction, "read_frames", frames)
     _run((folder, clips.iloc[:1], None), _flow(demo_values, method="dis"))
     with ClipReader(folder / "out" / "wave" / f"{NAMES[0]}.zip") as clip:
         assert len(clip) == 199
@@ -166,8 +195,8 @@ def test_only_a_few_frames_are_alive_however_long_the_clip(scene, monkeypatch, d
 
 def test_the_solver_is_kept_from_clip_to_clip(scene, monkeypatch, demo_values):
     made = []
-    monkeypatch.setattr(extraction, "make_solver", lambda *given: made.append(given) or flow.make_solver(*given))
-    extraction._solver.cache_clear()
+    monkeypatch.setattr(flow_extraction, "make_solver", lambda *given: made.append(given) or flow.make_solver(*given))
+    flow_extraction._solver.cache_clear()
     _run(scene, _flow(demo_values, method="dis"))
     assert len(made) == 1
 
@@ -176,7 +205,7 @@ def test_all_kernels_are_compiled_before_the_workers_start(demo_values):
     """In a process of its own: others may have compiled here what this should show to be missing."""
     script = f"""
 import sys, numba, numpy as np
-from twostream.clipstore.extract import _compile_kernels
+from twostream.clipstore.flow import _compile_kernels
 from twostream.flow import make_solver
 from twostream.params import Flow
 settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
@@ -193,49 +222,10 @@ assert 0 < before == compiled(), (before, compiled())
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-# How the work is done, never what comes out; and what networks/weights.py needs for other networks than RAFT.
-HOW = ("errors.py", "params.py", "core/", *(f"networks/{name}.py" for name in ("__init__", "inflate", "layers")))
-
-
-def _imported(path: Path) -> set[Path]:
-    """Files of the library that a file imports anywhere."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    paths = [ROOT / name.replace(".", "/") for name in names if name.startswith("twostream.")]
-    return {file for path in paths for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_clips_key_counts_every_file_that_its_method_imports(demo_values, method):
-    """Otherwise the cache would serve a clip that another version of such a file has made."""
-    package = ROOT / "twostream"
-    method_files = [package / f"flow/{method}.py", package / f"flow/{method}/__init__.py"]
-    todo = {ROOT / "twostream/clipstore/extract.py", *(file for file in method_files if file.is_file())}
-    closure = set()
-    while todo:
-        file = todo.pop()
-        closure.add(file)
-        todo |= {found for found in _imported(file) - closure if not str(found.relative_to(package)).startswith(HOW)}
-    assert closure <= set(code_files(_flow(demo_values, method=method)))
-
-
-def test_a_method_of_flow_does_not_count_for_another_or_for_rgb(demo_values):
-    def names(settings):
-        return {path.name for path in code_files(settings)}
-
-    assert {"cpu.py", "torch.py", "triton.py", "simd.py"} <= names(_flow(demo_values, method="tvl1"))
-    assert not {"cpu.py", "simd.py", "farneback.py"} & names(_flow(demo_values, method="dis"))
-    assert "encoding.py" not in names(parse_params(demo_values).rgb)
-
-
 def _with_gpu(monkeypatch, solver) -> None:
     """Have extraction believe in a GPU, for which `solver` stands."""
-    monkeypatch.setattr(extraction, "resolve_device", lambda _: "cuda")
-    monkeypatch.setattr(extraction, "make_solver", lambda *_: solver)
+    monkeypatch.setattr(flow_extraction, "resolve_device", lambda _: "cuda")
+    monkeypatch.setattr(flow_extraction, "make_solver", lambda *_: solver)
 
 
 class _Differences:
@@ -264,7 +254,7 @@ def test_clips_solved_in_batches_are_those_solved_pair_by_pair(scene, monkeypatc
     _with_gpu(monkeypatch, solver)
     assert _run(scene, settings)["extracted"] == 4
     for row in clips.iloc[:4].itertuples():
-        grey = extraction.read_frames(folder / "videos" / row.path, "gray")
+        grey = flow_extraction.read_frames(folder / "videos" / row.path, "gray")
         codes = [encode_flow(flow_px, settings.bound) for flow_px in solver.sequence(grey)]
         with ClipReader(folder / "out" / f"{row.clip_id}.zip") as clip:
             meta = {name: clip.meta[name] for name in ("modality", "source", "settings")}
@@ -296,18 +286,18 @@ def test_a_gpu_that_fails_is_one_line_and_leaves_nothing_half_written(scene, mon
 
 def test_the_device_counts_for_the_methods_that_use_it(demo_values):
     auto, cpu = (_flow(demo_values, method="tvl1", device=device) for device in ("auto", "cpu"))
-    assert fingerprint_of(auto, "cpu") == fingerprint_of(cpu, "cpu") != fingerprint_of(auto, "cuda")
+    assert flow_fingerprint(auto, "cpu") == flow_fingerprint(cpu, "cpu") != flow_fingerprint(auto, "cuda")
 
 
 def test_methods_without_a_gpu_stay_on_the_cpu(monkeypatch, demo_values):
-    monkeypatch.setattr(flow, "_has_gpu", lambda: True)
+    monkeypatch.setattr(flow, "has_gpu", lambda: True)
     devices = {method: flow.resolve_device(_flow(demo_values, method=method)) for method in METHODS}
     assert [method for method, device in devices.items() if device == "cuda"] == ["tvl1", "raft"]
     assert flow.resolve_device(_flow(demo_values, method="tvl1", device="cpu")) == "cpu"
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(monkeypatch, demo_values):
-    monkeypatch.setattr(flow, "_has_gpu", lambda: False)
+    monkeypatch.setattr(flow, "has_gpu", lambda: False)
     assert flow.resolve_device(_flow(demo_values, method="tvl1", device="auto")) == "cpu"
     with pytest.raises(UserError, match=r"^flow\.device: cuda, but .* no GPU"):
         flow.resolve_device(_flow(demo_values, method="tvl1", device="cuda"))
@@ -318,7 +308,7 @@ def test_a_machine_without_a_driver_need_not_load_torch(demo_values):
 import ctypes, sys
 def no_driver(name): raise OSError(name)
 ctypes.CDLL = no_driver
-import twostream.clipstore.extract
+import twostream.clipstore.flow
 from twostream.params import Flow
 settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
 assert twostream.flow.resolve_device(settings) == "cpu"

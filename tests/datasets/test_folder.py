@@ -207,11 +207,13 @@ def test_a_table_says_group_and_split(tmp_path):
     assert made.splits[1].to_dict() == {"run/1": "train", "run/2": "test", "wave/1": "train", "wave/2": "val"}
 
 
-def test_a_table_by_another_name_or_elsewhere_is_found(tmp_path):
+def test_a_table_by_another_name_or_in_the_project_is_found(tmp_path, monkeypatch):
     source = with_table(tmp_path, HEADER, *GOOD, table="mine.csv")
     assert run(settings(source, table="mine.csv"), tmp_path / "one").splits[1]["run/2"] == "test"
-    os.replace(source / "mine.csv", tmp_path / "mine.csv")
-    assert run(settings(source, table=str(tmp_path / "mine.csv")), tmp_path / "two").splits[1]["run/2"] == "test"
+    monkeypatch.chdir(tmp_path)
+    Path("data/tables").mkdir(parents=True)
+    os.replace(source / "mine.csv", "data/tables/mine.csv")
+    assert run(settings(source, table="data/tables/mine.csv"), tmp_path / "two").splits[1]["run/2"] == "test"
     assert "'mine.csv' is not in the source" in refused(settings(source, table="mine.csv"), tmp_path / "three")
 
 

@@ -16,7 +16,7 @@ from twostream.inference.export import export
 from twostream.inference.predict import Predictor
 from twostream.networks.registry import create_model
 from twostream.params import Sampling, Score
-from twostream.streams.scoring import TrainedStream
+from twostream.streams.trained import TrainedStream
 from twostream.video import read_frames
 from twostream.views.loading import read_scoring_views
 

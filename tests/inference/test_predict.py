@@ -19,7 +19,8 @@ import torch
 from helpers import ROOT, moving_texture, write_audio, write_video
 from random_models import CLASSES, FLOW, STREAMS, make_models
 
-from twostream.clipstore.extract import extract
+from twostream.clipstore.flow import extract_flow
+from twostream.clipstore.rgb import extract_rgb
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS, write_table
 from twostream.errors import UserError
@@ -65,8 +66,8 @@ def _project(folder: Path, demo_values: dict, flow_frames: int, mode: str) -> tu
     }
     params = parse_params(values)
     cache = FileCache(folder / "cache", None)
-    extract(clips, folder / "data/videos", folder / "data/rgb", params.rgb, cache, 1)
-    extract(clips, folder / "data/videos", folder / "data/flow", params.flow, cache, 1)
+    extract_rgb(clips, folder / "data/videos", folder / "data/rgb", params.rgb, cache, 1)
+    extract_flow(clips, folder / "data/videos", folder / "data/flow", params.flow, cache, 1)
     make_models(folder / "models", flow_frames=flow_frames, mode=mode)
     return params, clips
 

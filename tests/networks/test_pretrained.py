@@ -8,8 +8,7 @@ import torch
 from torchvision.models import ResNet50_Weights
 
 from twostream.errors import UserError
-from twostream.networks.pretrained import find_published, weights_source
-from twostream.networks.registry import create_model
+from twostream.networks.registry import create_model, find_published, weights_source
 
 
 def make(name, **options):

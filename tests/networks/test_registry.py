@@ -7,7 +7,7 @@ import torch
 from helpers import TEST_DATA
 
 from twostream.errors import UserError
-from twostream.networks.backbone2d import StackedFrames
+from twostream.networks.layers import StackedFrames
 from twostream.networks.names import KNOWN
 from twostream.networks.registry import create_model, list_models
 

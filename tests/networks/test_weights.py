@@ -9,7 +9,8 @@ from torchvision.models import get_model
 from twostream.errors import UserError
 from twostream.networks.layers import BaseNetwork
 from twostream.networks.registry import create_model
-from twostream.networks.weights import load_weights, read_weights
+from twostream.networks.weight_files import read_weights
+from twostream.networks.weights import load_weights
 
 
 def make(name="resnet18", modality="rgb", classes=4, frames=1, **options):

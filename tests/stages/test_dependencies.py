@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from twostream.core.imports import import_closure
 from twostream.params import Dataset
 
 DATASETS = get_args(Dataset.model_fields["name"].annotation)
@@ -17,51 +17,18 @@ DATASETS = get_args(Dataset.model_fields["name"].annotation)
 SOURCES = {f"twostream/sources/{module}.py" for module in ("__init__", "archives", "huggingface", "walk")}
 # Imported by a module that the stage needs, but not used in it.
 UNUSED = {
-    "extract_rgb": {"twostream/flow/__init__.py", "twostream/flow/encoding.py", "twostream/flow/gpu_server.py"},
     # `fetch` splits nothing; from the tables it takes the names of the subsets.
     "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py"},
     # `list_clips` reads what `fetch` made, and so does `list_splits`.
     "probe": {"twostream/datasets/splits.py", *SOURCES},
     "split": SOURCES,
+    "evaluate": {"twostream/fusion/__init__.py"},  # a docstring
 }
-# How the work is done, not what comes out; see the head of dvc.yaml.
-HOW = {"params", "profiles", "errors", "__init__", "networks/names"}
-HOW |= {f"{package}/__init__" for package in ("networks", "views", "streams", "fusion")}  # a docstring each
 
 
 def _stages() -> dict[str, dict]:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     return {name: stage.get("do", stage) for name, stage in stages.items()}
-
-
-def _module_file(name: str) -> Path | None:
-    path = ROOT / Path(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _imports(path: Path) -> set[Path]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {file for name in names if name.startswith("twostream") and (file := _module_file(name))}
-    return found
-
-
-def _closure(path: Path) -> set[Path]:
-    seen, todo = set(), [path]
-    while todo:
-        file = todo.pop()
-        for imported in _imports(file) - seen:
-            seen.add(imported)
-            todo.append(imported)
-    return seen
 
 
 def _dependencies(name: str, dataset: str) -> list[str]:
@@ -70,9 +37,8 @@ def _dependencies(name: str, dataset: str) -> list[str]:
 
 def _missing(name: str, script: Path, listed: list[str]) -> set[str]:
     """The modules that a script imports, also indirectly, and that `listed` holds neither by name nor by folder."""
-    needed = {str(path.relative_to(ROOT)) for path in {script, *_closure(script)}}
-    needed -= {f"twostream/{module}.py" for module in HOW} | UNUSED.get(name, set())
-    needed = {path for path in needed if not path.startswith("twostream/core/") and path != "stages/common.py"}
+    needed = {path.relative_to(ROOT).as_posix() for path in import_closure([script])}
+    needed -= {"stages/common.py"} | UNUSED.get(name, set())
     return {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
 
 

@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import as_pulled
 from PIL import Image
 from torch.nn import functional
 
@@ -15,10 +17,14 @@ from twostream.clipstore import ClipReader, write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
 from twostream.params import Runtime, Score, Stream, parse_params
+from twostream.streams import fitting, scoring
+from twostream.streams.fitting import mix_clips
 from twostream.streams.network import build_network
-from twostream.streams.scoring import TrainedStream, score_clips
-from twostream.streams.training import Task, best_epoch, mix_clips, train_stream
-from twostream.views.loading import EpochSampler, Example, TrainingViews, make_loader, normalise, read_scoring_views
+from twostream.streams.scoring import score_clips
+from twostream.streams.trained import TrainedStream
+from twostream.streams.training import Task, best_epoch, train_stream
+from twostream.views.examples import Example
+from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise, read_scoring_views
 
 RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
 
@@ -59,12 +65,15 @@ def _train(task, root, cache="cache"):
     return (root / "model" / "model.pt").read_bytes()
 
 
+def _scored(root, examples, protocol):
+    return score_clips(root / "model", examples, protocol, RUNTIME, root / "scores")[1]
+
+
 def test_a_stream_learns_and_its_folder_is_all_that_scoring_needs(task, tmp_path):
     _train(task, tmp_path / "run")
     history = json.loads((tmp_path / "run" / "model" / "history.json").read_text())
     assert len(history) == 4 and history[-1]["train_loss"] < history[0]["train_loss"]
-    stream = TrainedStream(tmp_path / "run" / "model", "cpu")
-    logits = score_clips(stream, task.val, Score(segments=2, crops=3, flip=True), RUNTIME)
+    logits = _scored(tmp_path / "run", task.val, Score(segments=2, crops=3, flip=True))
     assert logits.shape == (8, 2)
     assert (logits.argmax(1) == [example.label for example in task.val]).all()
 
@@ -78,12 +87,10 @@ RECIPES = [{}, {"mixup": 0.4, "jitter": 0.2, "label_smoothing": 0.1}]
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["plain", "everything"])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path, monkeypatch, capsys, recipe):
-    from twostream.streams import training
-
     task = _with(task, **recipe)
     undisturbed = _train(task, tmp_path / "whole")
     seen = []
-    step = training._Module.training_step
+    step = fitting._Module.training_step
 
     def dies_in_the_third_epoch(self, batch, index):
         seen.append(self.current_epoch)
@@ -91,7 +98,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path,
             raise RuntimeError("power cut")
         return step(self, batch, index)
 
-    monkeypatch.setattr(training._Module, "training_step", dies_in_the_third_epoch)
+    monkeypatch.setattr(fitting._Module, "training_step", dies_in_the_third_epoch)
     with pytest.raises(RuntimeError, match="power cut"):
         _train(task, tmp_path / "cut")
     seen.clear()
@@ -123,27 +130,48 @@ def test_a_compiled_network_learns_the_same_and_its_weights_have_the_same_names(
 
 
 def test_memory_is_kept_once_a_step_has_shown_how_much_it_takes(task, tmp_path, monkeypatch):
-    from twostream.streams import scoring, training
 
     steps, calls = [], []
-    step = training._Module.training_step
-    monkeypatch.setattr(training._Module, "training_step", lambda *given: (steps.append(1), step(*given))[1])
-    monkeypatch.setattr(training, "keep_freed_memory", lambda: calls.append(len(steps)))
+    step = fitting._Module.training_step
+    monkeypatch.setattr(fitting._Module, "training_step", lambda *given: (steps.append(1), step(*given))[1])
+    monkeypatch.setattr(fitting, "keep_freed_memory", lambda: calls.append(len(steps)))
     monkeypatch.setattr(scoring, "keep_freed_memory", lambda: calls.append("score"))
     _train(task, tmp_path)
     a_epoch = len(steps) // task.stream.epochs
     assert calls == [1 + epoch * a_epoch for epoch in range(task.stream.epochs)]
-    score_clips(TrainedStream(tmp_path / "model", "cpu"), task.val, Score(segments=1, crops=1, flip=False), RUNTIME)
-    assert len(task.val) > 4 and calls.count("score") == 1  # of two batches
+    _scored(tmp_path, task.val, Score(segments=1, crops=1, flip=False))
+    assert calls.count("score") == 1  # of eight batches
 
 
 def test_a_finished_run_is_not_trained_again(task, tmp_path, monkeypatch):
-    from twostream.streams import training
-
     first = _train(task, tmp_path / "run")
     (tmp_path / "run" / "model" / "model.pt").unlink()  # as DVC does before it runs a stage
-    monkeypatch.setattr(training._Module, "training_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fitting._Module, "training_step", lambda *_: pytest.fail("trained again"))
     assert _train(task, tmp_path / "run") == first
+
+
+def test_a_model_that_was_pulled_is_not_trained_again(task, tmp_path, monkeypatch):
+    """DVC's objects and dvc.lock are there, the cache of the machine that trained is not."""
+    monkeypatch.chdir(tmp_path)
+    runtime = RUNTIME, Path("models/v2-1"), Path("curves")
+    train_stream(task, FileCache("first", None), *runtime)
+    first = Path("models/v2-1/model.pt").read_bytes()
+    as_pulled("models/v2-1", "objects")
+    monkeypatch.setattr(fitting._Module, "training_step", lambda *_: pytest.fail("trained again"))
+    train_stream(task, FileCache("second", "objects"), *runtime)
+    assert Path("models/v2-1/model.pt").read_bytes() == first
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train_stream(_with(task, epochs=2), FileCache("third", "objects"), *runtime)
+
+
+def test_frames_that_changed_train_again_whatever_the_clips_say_of_themselves(task, tmp_path):
+    """As after a change to the code that extracts: the source and the settings of a clip stay the same."""
+    _train(task, tmp_path)
+    with ClipReader(task.train[0].path) as clip:
+        frames, meta = clip.read(range(len(clip))), clip.meta
+    write_clip(task.train[0].path, 255 - frames, 90, {"modality": "rgb", "settings": meta["settings"]})
+    before = (tmp_path / "model/model.pt").read_bytes()
+    assert _train(task, tmp_path) != before
 
 
 def test_weights_load_without_running_code(task, tmp_path):
@@ -215,8 +243,6 @@ def test_without_switches_training_is_plain_gradient_descent(task, tmp_path):
 
 def test_mixup_mixes_clips_and_their_labels_by_the_same_share(task, tmp_path, monkeypatch):
     """The cross-entropy to a mixture of labels is the mixture of their cross-entropies."""
-    from twostream.streams import training
-
     shares, partners = [0.3, 0.9, 0.5, 0.6], torch.tensor([2, 3, 1, 0])
     draws = iter(shares)
 
@@ -230,7 +256,7 @@ def test_mixup_mixes_clips_and_their_labels_by_the_same_share(task, tmp_path, mo
         first, second = (functional.cross_entropy(logits, those) for those in (labels, labels[partners]))
         return shares[step] * first + (1 - shares[step]) * second
 
-    monkeypatch.setattr(training, "mix_clips", mix)
+    monkeypatch.setattr(fitting, "mix_clips", mix)
     task = _with(task, epochs=1, dropout=0.0, mixup=1.0)
     _train(task, tmp_path)
     mixed, plain = _plain_loop(task, loss)[-1], _plain_loop(task, _plain_loss)[-1]
@@ -285,36 +311,30 @@ def test_frozen_batch_norms_keep_the_loaded_statistics_and_learn_their_scale(pre
 
 def test_frozen_batch_norms_use_the_loaded_statistics_while_training(pretrained, tmp_path, monkeypatch):
     """With all of them frozen and no dropout, a network in training gives what it gives when it scores."""
-    from twostream.streams import training
-
     seen = []
-    step = training._Module.training_step
+    step = fitting._Module.training_step
 
     def spy(self, *args):
         seen.append((self.model.training, [layer.training for layer in _norms(self.model)]))
         return step(self, *args)
 
-    monkeypatch.setattr(training._Module, "training_step", spy)
+    monkeypatch.setattr(fitting._Module, "training_step", spy)
     _train(_with(pretrained, freeze_bn="partial", epochs=2), tmp_path)
     assert seen == [(True, [True, False, False])] * 8
 
 
 def test_a_network_without_batch_norm_has_nothing_to_freeze(pretrained, tmp_path, monkeypatch):
-    from twostream.streams import training
-
-    monkeypatch.setattr(training, "build_network", lambda *_: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(fitting, "build_network", lambda *_: torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match=r"streams\.v2\.freeze_bn: cnn3d_v2 has no batch norm"):
         _train(_with(pretrained, freeze_bn="all"), tmp_path)
 
 
 @pytest.mark.parametrize("lr_new, groups", [(1.0, 1), (10.0, 2)])
 def test_new_layers_have_their_own_learning_rate(pretrained, tmp_path, monkeypatch, lr_new, groups):
-    from twostream.streams import training
-
     seen = []
-    end = training._Module.on_train_batch_end
+    end = fitting._Module.on_train_batch_end
     monkeypatch.setattr(
-        training._Module,
+        fitting._Module,
         "on_train_batch_end",
         lambda self, *x: (seen.append(self.optimizers()), end(self, *x))[1],
     )
@@ -363,7 +383,7 @@ def test_a_demeaned_stream_scores_a_moving_camera_as_a_still_one(flow_task, tmp_
     stream = TrainedStream(tmp_path / "model", "cpu")
     assert stream.config["demean"] is demean
     protocol = Score(segments=2, crops=3, flip=True)
-    still, moved = (score_clips(stream, examples, protocol, RUNTIME) for examples in (task.val, moving))
+    still, moved = (_scored(tmp_path, examples, protocol) for examples in (task.val, moving))
     assert np.allclose(still, moved, atol=0.02 * np.abs(still).max()) is demean
 
 
@@ -382,7 +402,7 @@ def test_a_clips_logits_are_the_mean_over_contiguous_snippets_crops_and_mirror_i
     frames = [np.repeat(rng.integers(0, 256, (40, 48, 1)).astype(np.uint8), 3, axis=2) for _ in range(6)]
     write_clip(tmp_path / "grey.zip", frames, 90, {"modality": "rgb"})
     example = Example("a/grey", tmp_path / "grey.zip", 0)
-    scored = score_clips(stream, [example], Score(segments=2, crops=3, flip=True), RUNTIME)
+    scored = _scored(tmp_path, [example], Score(segments=2, crops=3, flip=True))
     with ClipReader(example.path) as clip:
         pieces = clip.read([0, 1, 2, 3, 2, 3, 4, 5]).reshape(2, 4, 40, 48, 3)
         views = read_scoring_views(clip, stream.sampling, Score(segments=2, crops=3, flip=True), 32)

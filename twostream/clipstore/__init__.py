@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -20,9 +21,9 @@ FORMAT = 1
 _NAME_SIZE = len("00001.jpg")
 _ENTRY = np.dtype(  # of the ZIP directory as `write_clip` writes it: a name of nine bytes and no extra field
     {
-        "names": ["method", "size", "name_size", "offset"],
-        "formats": ["<u2", "<u4", "<u2", "<u4"],
-        "offsets": [10, 20, 28, 42],
+        "names": ["method", "crc", "size", "name_size", "offset"],
+        "formats": ["<u2", "<u4", "<u4", "<u2", "<u4"],
+        "offsets": [10, 16, 20, 28, 42],
         "itemsize": 46 + _NAME_SIZE,
     }
 )
@@ -90,6 +91,10 @@ class ClipReader:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def digest(self) -> str:
+        """Return a digest of the content of all frames, from the CRCs in the directory; no frame is read."""
+        return hashlib.sha256(self._entries.tobytes()).hexdigest()
+
     def __enter__(self) -> ClipReader:
         return self
 
@@ -111,7 +116,7 @@ class ClipReader:
 
     def frame(self, index: int) -> np.ndarray:
         """Decode one frame: uint8 [H, W, 3] RGB, or [H, W, 2] flow codes."""
-        offset, size = self._entries[index].tolist()
+        offset, size, _ = self._entries[index].tolist()
         self._file.seek(offset)
         jpeg = self._file.read(size)
         try:
@@ -152,7 +157,7 @@ def decode_frame(jpeg: bytes, modality: str) -> np.ndarray:
 
 
 def _directory(file: Any) -> tuple[np.ndarray, bytes]:
-    """Return offset and size of every entry's data, int64 [T, 2], and the comment, from the central directory.
+    """Return offset, size and CRC-32 of every entry's data, int64 [T, 3], and the comment, from the central directory.
 
     `zipfile` builds an object per entry, which costs more than decoding a few frames. The entries of `write_clip` are
     uncompressed and without extra fields, so their offsets follow from the directory alone (30 bytes of local header
@@ -177,7 +182,8 @@ def _directory(file: Any) -> tuple[np.ndarray, bytes]:
     entries = np.frombuffer(tail, _ENTRY, count, start - tail_start)
     if (entries["method"] != 0).any() or (entries["name_size"] != _NAME_SIZE).any():
         raise ValueError("foreign entries")
-    return np.stack([entries["offset"].astype(np.int64) + 30 + _NAME_SIZE, entries["size"]], 1), comment
+    offsets = entries["offset"].astype(np.int64) + 30 + _NAME_SIZE
+    return np.stack([offsets, entries["size"], entries["crc"]], 1), comment
 
 
 def _directory_zip64(file: Any, comment: bytes) -> tuple[np.ndarray, bytes]:
@@ -186,5 +192,5 @@ def _directory_zip64(file: Any, comment: bytes) -> tuple[np.ndarray, bytes]:
         for info in archive.infolist():
             file.seek(info.header_offset + 26)
             name_size, extra_size = struct.unpack("<HH", file.read(4))
-            entries.append((info.header_offset + 30 + name_size + extra_size, info.file_size))
-        return np.array(entries, np.int64).reshape(-1, 2), archive.comment or comment
+            entries.append((info.header_offset + 30 + name_size + extra_size, info.file_size, info.CRC))
+        return np.array(entries, np.int64).reshape(-1, 3), archive.comment or comment

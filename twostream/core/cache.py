@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from twostream.core.files import atomic_path, md5_of, reflink
 
 
@@ -55,8 +57,7 @@ class FileCache:
             os.replace(unfinished, pending)
         finally:
             unfinished.unlink(missing_ok=True)
-        with atomic_path(self._entry(key)) as entry:
-            entry.write_text(json.dumps({"md5": digest}))
+        self._write_entry(key, digest)
         return True
 
     def serve(self, key: str, target: Path) -> bool:
@@ -72,6 +73,26 @@ class FileCache:
                 return True
         return False
 
+    def recorded(self, output: Path) -> dict[str, Path]:
+        """Return the files of an output folder as dvc.lock records them: path in the folder, and DVC's object.
+
+        Objects that are not on this machine are left out. Empty where there is no record.
+        """
+        if self.objects is None:
+            return {}
+        try:
+            stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"].values()
+            outputs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+            listing = json.loads(_stored(self.objects, outputs[output.as_posix()]).read_bytes())
+            files = {file["relpath"]: _stored(self.objects, file["md5"]) for file in listing}
+        except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
+            return {}
+        return {name: stored for name, stored in files.items() if stored.is_file()}
+
+    def record(self, key: str, stored: Path) -> None:
+        """Record that the file for `key` is a DVC object, one of :meth:`recorded`."""
+        self._write_entry(key, stored.parent.name + stored.name)
+
     def sweep(self) -> None:
         """Remove pending files that DVC has committed by now, and what killed builds left behind."""
         for pending in _files(self.root / "pending"):
@@ -82,14 +103,18 @@ class FileCache:
             if not _alive(unfinished.name.rpartition(".")[2]):
                 unfinished.unlink(missing_ok=True)
 
+    def _write_entry(self, key: str, digest: str) -> None:
+        with atomic_path(self._entry(key)) as entry:
+            entry.write_text(json.dumps({"md5": digest}))
+
     def _entry(self, key: str) -> Path:
         return self.root / "index" / key[:2] / key[2:]
 
     def _pending(self, digest: str) -> Path:
-        return self.root / "pending" / digest[:2] / digest[2:]
+        return _stored(self.root / "pending", digest)
 
     def _object(self, digest: str) -> Path | None:
-        return self.objects / digest[:2] / digest[2:] if self.objects else None
+        return _stored(self.objects, digest) if self.objects else None
 
 
 class RecordCache:
@@ -117,6 +142,10 @@ class RecordCache:
         self._records[key] = value
         with open(self.path, "a", encoding="ascii") as file:  # one line is one write, which no other process splits
             file.write(json.dumps([key, value]) + "\n")
+
+
+def _stored(folder: Path, digest: str) -> Path:
+    return folder / digest[:2] / digest[2:]
 
 
 def share(source: Path, target: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from twostream.core.device import has_gpu
 from twostream.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def make_solver(flow: Flow, device: str | None = None) -> Solver:
     return module.solver(settings, device) if flow.method in ON_GPU else module.solver(settings)
 
 
+def method_files(method: str, device: str) -> list[Path]:
+    """Return the modules of a method that are loaded by name on a device, without what they import."""
+    folder = Path(__file__).parent
+    if method == "tvl1":
+        return [folder / "tvl1/__init__.py", folder / f"tvl1/{'torch' if device == 'cuda' else 'cpu'}.py"]
+    return [folder / f"{method}.py"]
+
+
 def resolve_device(flow: Flow) -> Literal["cpu", "cuda"]:
     """Return where `flow.method` is solved on this machine; import torch only on a machine with an NVIDIA driver.
 
@@ -67,21 +76,8 @@ def resolve_device(flow: Flow) -> Literal["cpu", "cuda"]:
     """
     if flow.method not in ON_GPU or flow.device == "cpu":
         return "cpu"
-    if _has_gpu():
+    if has_gpu():
         return "cuda"
     if flow.device == "cuda":
         raise UserError("flow.device: cuda, but PyTorch finds no GPU that it can use; write auto or cpu")
     return "cpu"
-
-
-def _has_gpu() -> bool:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return False
-    import torch
-
-    return torch.cuda.is_available()

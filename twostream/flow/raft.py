@@ -12,7 +12,7 @@ from torchvision.models import optical_flow
 
 from twostream.errors import UserError
 from twostream.flow import Solver
-from twostream.networks.weights import fetch, read_weights
+from twostream.networks.weight_files import fetch, read_weights
 
 if TYPE_CHECKING:
     from twostream.params import Raft

@@ -22,7 +22,7 @@ from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 from twostream.inference.predict import Predictor
 from twostream.networks.names import CHANNELS
-from twostream.streams.scoring import TrainedStream
+from twostream.streams.trained import TrainedStream
 
 TOLERANCE = 1e-3  # the largest difference between the logits of ONNX Runtime and PyTorch
 DESCRIPTION = "export.json"

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from twostream.clipstore import decode_frame, encode_frame
-from twostream.clipstore.extract import message_if_slow, shrunk, spread
+from twostream.clipstore.extract import shrunk
+from twostream.clipstore.flow import message_if_slow, spread
 from twostream.errors import UserError, validation_reason
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
@@ -35,7 +36,7 @@ from twostream.video import MIN_SIDE, Probe, read_frames, survey
 from twostream.views.sampling import scoring_frames
 
 if TYPE_CHECKING:
-    from twostream.streams.scoring import TrainedStream
+    from twostream.streams.trained import TrainedStream
 
 WHOLE_S = 30.0  # a video up to this long is one window; all but two of HMDB51's 6,766 clips are shorter
 EVERY_S = 5.0  # seconds per window of a longer video or a camera: about the length of a benchmark's clips
@@ -162,7 +163,7 @@ class Predictor:
         score: Score | None = None,
         progress: bool = False,
     ):
-        from twostream.streams.scoring import TrainedStream
+        from twostream.streams.trained import TrainedStream
 
         fusion_file = Path(models) / f"fusion-{split}.json"
         self.fusion = read_fusion(fusion_file)

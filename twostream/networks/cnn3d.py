@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from twostream.networks.layers import DropoutLinear
+from twostream.networks.layers import BaseNetwork, DropoutLinear, Family
 
 
 class CNN3Dv1(nn.Module):
@@ -54,3 +54,11 @@ def _features(channels: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 def _pooled(features: nn.Sequential, volume: torch.Tensor) -> torch.Tensor:
     return features(volume.contiguous(memory_format=torch.channels_last_3d)).mean((2, 3, 4))
+
+
+def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> BaseNetwork:
+    network = {"cnn3d_v1": CNN3Dv1, "cnn3d_v2": CNN3Dv2}[name](channels, classes, dropout)
+    return BaseNetwork(network, ("features.0",), ("classifier",))
+
+
+FAMILY = Family(_build, lambda name: {"cnn3d_v1": (16, 112, 112), "cnn3d_v2": (16, 128, 128)}[name])

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from twostream.networks.layers import DropoutLinear
+from twostream.networks.layers import BaseNetwork, DropoutLinear, Family
 
 
 class Flow3D(nn.Module):
@@ -50,3 +50,10 @@ def _convolution(channels: int, width: int, *, kernel: tuple[int, int, int], str
         nn.BatchNorm3d(width),
         nn.ReLU(inplace=True),
     ]
+
+
+def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> BaseNetwork:
+    return BaseNetwork(Flow3D(channels, classes, dropout), ("features.1",), ("classifier",))
+
+
+FAMILY = Family(_build, lambda name: (16, 96, 96))

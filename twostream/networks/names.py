@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 IMAGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-VOLUME = ("cnn3d_v1", "cnn3d_v2", "flow3d")
+VOLUME = {"cnn3d_v1": "cnn3d", "cnn3d_v2": "cnn3d", "flow3d": "flow3d"}  # 3D networks and their modules
 VIDEO = (
     *("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"),
     *("video/mvit_v2_s", "video/swin3d_t", "video/swin3d_s", "video/swin3d_b"),
@@ -15,6 +16,27 @@ INFLATED = "inflated/"
 KNOWN = (*VOLUME, *IMAGE, *VIDEO, *(INFLATED + name for name in IMAGE))
 CHANNELS = {"rgb": 3, "flow": 2}  # of a stored frame; flow is x and y
 MODALITIES = tuple(CHANNELS)
+
+
+def module_of(name: str) -> str:
+    """Return the module of `twostream.networks` that builds a model, or what is inflated for it."""
+    backbone = name.removeprefix(INFLATED)
+    if backbone.startswith(TIMM):
+        return "timm_backbones"
+    return "resnet" if backbone in IMAGE else VOLUME.get(backbone, "torchvision_video")
+
+
+def network_files(name: str, weights: str) -> list[Path]:
+    """Return the modules that `registry.create_model` loads by name for a network, without what they import.
+
+    They are loaded by name so that a new network, or an edit to another one, leaves this one's digest unchanged.
+    """
+    parts = [module_of(name)]
+    if name.startswith(INFLATED):
+        parts.append("inflate")
+    if weights != "none":
+        parts.append("weights")
+    return [Path(__file__).with_name(f"{part}.py") for part in parts]
 
 
 def check_model_name(name: str, modality: str) -> None:

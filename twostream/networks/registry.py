@@ -1,59 +1,32 @@
 """Build any network by its name, and list the networks.
 
 To add a 3D network:
-1. write `networks/<name>.py` with a class `(channels, classes, dropout)` from `[B, C, L, H, W]` to `[B, classes]`;
-2. add its name to `VOLUME` in names.py;
-3. add a line to `_VOLUMES` below.
+1. write `networks/<module>.py` with a class `(channels, classes, dropout)` from `[B, C, L, H, W]` to `[B, classes]` and
+   a `FAMILY` that builds it, as flow3d.py does;
+2. add its name and module to `VOLUME` in names.py.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import importlib
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from twostream.core.files import sha256_of
 from twostream.errors import UserError, reason
-from twostream.networks.backbone2d import StackedFrames, build_resnet, build_timm, timm_config
-from twostream.networks.cnn3d import CNN3Dv1, CNN3Dv2
-from twostream.networks.flow3d import Flow3D
-from twostream.networks.inflate import inflate
-from twostream.networks.layers import BaseNetwork
-from twostream.networks.names import CHANNELS, IMAGE, INFLATED, KNOWN, MODALITIES, TIMM, VIDEO, check_model_name
-from twostream.networks.pretrained import find_published
-from twostream.networks.torchvision_video import build_video
-from twostream.networks.weights import load_weights, read_weights
+from twostream.networks.layers import BaseNetwork, Family, Published, StackedFrames
+from twostream.networks.names import CHANNELS, INFLATED, KNOWN, MODALITIES, TIMM, check_model_name, module_of
+from twostream.networks.weight_files import read_weights
 
-
-class _Volume(NamedTuple):
-    build: Callable[[int, int, float], nn.Module]  # (channels, classes, dropout) to a network on [B, C, L, H, W]
-    first_conv: str  # the layer that reads the input, by its name in the network
-    classifier: str  # the layer whose size is the number of classes
-    usual_input: tuple[int, int, int]  # L, H, W; only `list_models` shows it
-
-
-_VOLUMES = {
-    "cnn3d_v1": _Volume(CNN3Dv1, "features.0", "classifier", (16, 112, 112)),
-    "cnn3d_v2": _Volume(CNN3Dv2, "features.0", "classifier", (16, 128, 128)),
-    "flow3d": _Volume(Flow3D, "features.1", "classifier", (16, 96, 96)),
-}
-_VIDEO_INPUTS = {
-    "video/s3d": (64, 224, 224),
-    "video/mvit_v2_s": (16, 224, 224),
-    **{f"video/swin3d_{size}": (32, 224, 224) for size in "tsb"},
-    **{name: (16, 112, 112) for name in VIDEO if name.endswith("_18")},
-}
 _EXAMPLES = (
     *(TIMM + name for name in ("tf_efficientnet_lite0", "mobilenetv3_large_100", "regnety_016", "convnext_tiny")),
     f"{INFLATED}{TIMM}tf_efficientnet_lite0",
 )
 
-# Mean and standard deviation of RGB in 0 to 1.
-_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-_KINETICS = ([0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989])
-_MVIT = ([0.45] * 3, [0.225] * 3)
 # Zero motion is code 128. The scale is that of ImageNet's normalised pixels (0.226 * 255), as in Wang et al. 2016.
 _FLOW_NORMALISATION = {"mean": [128.0, 128.0], "std": [57.6, 57.6]}
 
@@ -121,6 +94,7 @@ def create_model(
         return SegmentConsensus(_on_volumes(name, base), _normalisation(name, modality), [])
     published = find_published(name, weights)
     state = published.load(classes, input_size) if published else read_weights(weights)
+    load_weights = _part("weights").load_weights
     if name.startswith(INFLATED) and any(tensor.ndim == 5 for tensor in state.values()):
         network = _on_volumes(name, base)  # first, since these are weights of a network that was inflated before
         new = load_weights(base, state, where=f"{name}: {weights}", frame_channels=channels)
@@ -130,6 +104,40 @@ def create_model(
     prefix = "network." if network is base.network else "network.backbone."
     normalisation = _normalisation(published.model if published else name, modality)
     return SegmentConsensus(network, normalisation, [prefix + parameter for parameter in new])
+
+
+def find_published(name: str, weights: str) -> Published | None:
+    """Find the weights that `pretrained` (the library's own choice) or a tag means for a network.
+
+    Args:
+        name: a model's name; an inflated network starts from its 2D network's weights.
+        weights: `pretrained`, or a tag: `IMAGENET1K_V1` of torchvision, `a1_in1k` of timm.
+
+    Returns:
+        None when `weights` is neither, so a path.
+
+    Raises:
+        UserError: `pretrained` for a network without published weights.
+    """
+    published = _family(name).published(name.removeprefix(INFLATED), weights)
+    if weights == "pretrained" and published is None:
+        raise UserError(f"{name}: there are no pretrained weights for it; use weights: none or the path of a file")
+    return published
+
+
+def weights_source(name: str, weights: str) -> dict[str, str | None]:
+    """Identify the weights that a network starts from, for a run's configuration.
+
+    Call it after the network is built: before, published weights may not have been fetched.
+
+    Returns:
+        `weights` as it was passed, and `sha256`: hexadecimal digest of the weight file, None where there is none.
+    """
+    if weights == "none":
+        return {"weights": weights, "sha256": None}
+    published = find_published(name, weights)
+    file = published.file() if published else Path(weights)
+    return {"weights": weights, "sha256": sha256_of(file) if file else None}
 
 
 def list_models(classes: int = 51) -> list[dict[str, Any]]:
@@ -150,15 +158,22 @@ def list_models(classes: int = 51) -> list[dict[str, Any]]:
     return rows
 
 
+def _part(module: str) -> Any:
+    return importlib.import_module(f"twostream.networks.{module}")
+
+
+def _family(name: str) -> Family:
+    return _part(module_of(name)).FAMILY
+
+
 def _usual_input(name: str, modality: str) -> tuple[int, int, int]:
     """Return [L, H, W] of one segment."""
-    if name in _VOLUMES:
-        return _VOLUMES[name].usual_input
-    if name in VIDEO:
-        return _VIDEO_INPUTS[name]
+    family = _family(name)
     if name.startswith(INFLATED):
         return 16, 224, 224
-    return (1 if modality == "rgb" else 5), 224, 224  # stacks of 5 flow frames as in Wang et al. 2016
+    if family.images and modality == "flow":
+        return 5, 224, 224  # stacks of 5 flow frames as in Wang et al. 2016
+    return family.usual_input(name)
 
 
 def _build_base(name: str, channels: int, classes: int, frames: int, dropout: float, input_size: int) -> BaseNetwork:
@@ -167,16 +182,11 @@ def _build_base(name: str, channels: int, classes: int, frames: int, dropout: fl
     For `resnet50` this is a 2D network on `channels * frames` channels, for `inflated/resnet50` one on `channels`; a 3D
     network is its own base.
     """
-    if name in _VOLUMES:
-        volume = _VOLUMES[name]
-        return BaseNetwork(volume.build(channels, classes, dropout), (volume.first_conv,), (volume.classifier,))
-    if name in VIDEO:
-        return build_video(name.removeprefix("video/"), channels, classes, dropout)
-    image_channels = channels if name.startswith(INFLATED) else channels * frames
-    name = name.removeprefix(INFLATED)
-    if name in IMAGE:
-        return build_resnet(name, image_channels, classes, dropout)
-    return build_timm(name.removeprefix(TIMM), image_channels, classes, dropout, input_size)
+    family = _family(name)
+    stacked = family.images and not name.startswith(INFLATED)
+    return family.build(
+        name.removeprefix(INFLATED), channels * frames if stacked else channels, classes, dropout, input_size
+    )
 
 
 def _on_volumes(name: str, base: BaseNetwork) -> nn.Module:
@@ -185,10 +195,10 @@ def _on_volumes(name: str, base: BaseNetwork) -> nn.Module:
         if len(base.first_conv) != 1:
             raise UserError(f"{name}: cannot be inflated: several convolutions read its image; choose another network")
         try:
-            return inflate(base.network, base.first_conv[0])
+            return _part("inflate").inflate(base.network, base.first_conv[0])
         except ValueError as error:
             raise UserError(f"{name}: cannot be inflated: {error}") from None
-    return StackedFrames(base.network) if name in IMAGE or name.startswith(TIMM) else base.network
+    return StackedFrames(base.network) if _family(name).images else base.network
 
 
 def _check_input(name: str, base: BaseNetwork, channels: int, frames: int, size: int) -> None:
@@ -208,13 +218,5 @@ def _check_input(name: str, base: BaseNetwork, channels: int, frames: int, size:
 def _normalisation(name: str, modality: str) -> dict[str, list[float]]:
     if modality == "flow":
         return copy.deepcopy(_FLOW_NORMALISATION)
-    name = name.removeprefix(INFLATED)
-    mean, std = _IMAGENET
-    if name == "video/mvit_v2_s":
-        mean, std = _MVIT
-    elif name in VIDEO and not name.startswith("video/swin3d"):
-        mean, std = _KINETICS
-    elif name.startswith(TIMM):
-        config = timm_config(name.removeprefix(TIMM))
-        mean, std = config.mean, config.std
+    mean, std = _family(name).normalisation(name.removeprefix(INFLATED))
     return {"mean": [round(255 * m, 6) for m in mean], "std": [round(255 * s, 6) for s in std]}

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from twostream.networks.layers import BaseNetwork, DropoutLinear, replace_module
+from twostream.networks.layers import BaseNetwork, DropoutLinear, Family, imagenet, replace_module
+from twostream.networks.pretrained import find_torchvision
 
 
-def build_video(name: str, channels: int, classes: int, dropout: float) -> BaseNetwork:
+def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> BaseNetwork:
     """Build torchvision's network of that name with random weights: `[B, C, L, H, W]` to `[B, classes]`.
 
     `r3d_18`, `mc3_18`, `r2plus1d_18` (Tran et al. 2018) and `s3d` (Xie et al. 2018) are convolutional. `mvit_v2_s` (Li
@@ -18,6 +19,7 @@ def build_video(name: str, channels: int, classes: int, dropout: float) -> BaseN
     """
     from torchvision.models import get_model
 
+    name = name.removeprefix("video/")
     if name == "s3d":
         network = get_model(name, num_classes=classes, dropout=dropout)
         # torchvision's fixed 2x7x7 pooling would refuse anything under 14 frames of 224 pixels.
@@ -42,3 +44,20 @@ def build_video(name: str, channels: int, classes: int, dropout: float) -> BaseN
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own first layer
         replace_module(network, first, conv)
     return BaseNetwork(network, (first,), (classifier,))
+
+
+def _usual_input(name: str) -> tuple[int, int, int]:
+    if name.endswith("_18"):
+        return 16, 112, 112
+    return {"video/s3d": 64, "video/mvit_v2_s": 16}.get(name, 32), 224, 224
+
+
+def _normalisation(name: str) -> tuple[list[float], list[float]]:
+    if name == "video/mvit_v2_s":
+        return [0.45] * 3, [0.225] * 3
+    if name.startswith("video/swin3d"):
+        return imagenet(name)
+    return [0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989]  # Kinetics-400
+
+
+FAMILY = Family(_build, _usual_input, normalisation=_normalisation, published=find_torchvision)

@@ -1,56 +1,13 @@
-"""Weights from files: read them, and load them into a network key by key."""
+"""Load a state dict into a network, key by key."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
-
 import torch
 
-from twostream.errors import UserError, reason
+from twostream.errors import UserError
 from twostream.networks.inflate import adapt_first_conv
 from twostream.networks.layers import BaseNetwork
-
-State = dict[str, torch.Tensor]
-Result = TypeVar("Result")
-
-
-def read_weights(path: str | Path) -> State:
-    """Read the tensors of a `.pth`, `.pt` or `.safetensors` state dict; nothing in the file can run code.
-
-    A training checkpoint that holds the state dict under `state_dict` or `model` is opened too. Prefixes that
-    wrappers put before every key (`module.`, `model.`, `network.`, ...) are taken off by :func:`load_weights`.
-
-    Raises:
-        UserError: the file is missing, damaged, or not a state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such weight file; `weights:` is none, pretrained, one of the library's tags or a path"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: holds more than tensors, or is damaged; save the network's state_dict() alone and name that file"
-        ) from None
-    except Exception as error:  # a damaged byte can lead to any error, up to KeyError and struct.error
-        raise UserError(f"{path}: cannot be read as weights ({reason(error)}); fetch the file again") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]  # type: ignore[assignment]
-    tensors = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
-    if not tensors or not state:
-        raise UserError(f"{path}: is not a state dict (names to tensors); save the network's state_dict() there")
-    return dict(state)
+from twostream.networks.weight_files import State
 
 
 def load_weights(base: BaseNetwork, state: State, *, where: str, frame_channels: int) -> list[str]:
@@ -120,21 +77,3 @@ def _differences(state: State, wanted: State, optional: list[str]) -> list[str]:
     ]
     kinds = (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
     return [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names]
-
-
-def fetch(what: str, url: str, place: Path | None, download: Callable[[], Result]) -> Result:
-    """Run a library's own download; where it fails, say in one line where the file can be put by hand.
-
-    Args:
-        what: the model's name, for the error.
-        url: where the library fetches the file from.
-        place: where the library looks for the file before it downloads, or None where no file can be put by hand.
-    """
-    try:
-        return download()
-    except (OSError, RuntimeError, ImportError, EOFError, pickle.UnpicklingError) as error:  # offline, or damaged file
-        put = f"put the file at {place}, or " if place else ""
-        raise UserError(
-            f"{what}: pretrained weights could not be fetched ({reason(error)}); get {url} on a machine with a "
-            f"network, then {put}write its path in `weights:`"
-        ) from error

@@ -2,118 +2,97 @@
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
-from pydantic import Field, ValidationError, model_validator
 
+from twostream.clipstore import ClipReader
 from twostream.core.allocator import keep_freed_memory
+from twostream.core.cache import RecordCache, code_digest, key_of
+from twostream.core.device import device_of
+from twostream.core.files import md5_of
+from twostream.core.imports import import_closure
 from twostream.core.parallel import progress
-from twostream.errors import UserError, reason, validation_reason
-from twostream.networks.names import CHANNELS
-from twostream.networks.weights import read_weights
-from twostream.params import Name, Runtime, Sampling, Score, Section
-from twostream.streams.network import build_network
-from twostream.views.loading import Example, ScoringViews, make_loader, normalise
+from twostream.networks.names import network_files
+from twostream.params import Runtime, Score
+from twostream.streams.config import StreamConfig, read_config
+from twostream.views.examples import Example
 
-_VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
+_KEPT_DAYS = 60  # for which the scores of a model that is not scored any more stay
 
 
-class Normalisation(Section):
-    """Mean and standard deviation per channel, on the scale of stored uint8 values: the input is (v - mean) / std."""
+def score_clips(
+    folder: Path, examples: list[Example], score: Score, runtime: Runtime, cache: Path
+) -> tuple[list[str], np.ndarray]:
+    """Score clips with the stream of a model folder; what was scored before comes from the cache.
 
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
+    Args:
+        cache: folder of the scores of earlier runs.
 
-
-class StreamConfig(Section):
-    """The content of `config.json`: all that prediction needs to know about a stream."""
-
-    stream: Name
-    modality: Literal["rgb", "flow"]
-    model: str
-    weights: str
-    weights_sha256: str | None
-    classes: list[str] = Field(min_length=1)
-    size: int = Field(ge=16, le=1024)
-    dropout: float = Field(ge=0, lt=1)
-    sampling: Sampling
-    demean: bool
-    normalisation: Normalisation
-    extraction: dict[str, Any]
-
-    @model_validator(mode="after")
-    def _check_channels(self) -> StreamConfig:
-        channels = CHANNELS[self.modality]
-        if not len(self.normalisation.mean) == len(self.normalisation.std) == channels:
-            raise ValueError(f"normalisation must have {channels} values each for {self.modality}")
-        return self
-
-
-class TrainedStream:
-    """The network of a model folder, ready to score views. Loading it runs no code from the folder and fetches nothing.
+    Returns:
+        The class names, and float32 [clips, classes]: for each clip the mean of the logits over its views.
 
     Raises:
-        UserError: a file of the folder is missing or damaged.
+        UserError: as :class:`TrainedStream`.
     """
-
-    def __init__(self, folder: Path, accelerator: str = "auto"):
-        config = _read_config(folder)
-        self.config: dict[str, Any] = config.model_dump()
-        self.sampling = config.sampling
-        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-        try:
-            model = build_network(config, config.modality, len(config.classes))
-        except UserError as error:
-            raise UserError(f"{folder / 'config.json'}: {error}") from None
-        path = folder / "model.pt"
-        if not path.is_file():
-            raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
-        try:
-            model.load_state_dict(read_weights(path))
-        except RuntimeError:
-            raise UserError(
-                f"{path}: these are not the weights of {config.model}; train the stream with `dvc repro`"
-            ) from None
-        self.model = model.eval().to(self.device)
-
-    @torch.inference_mode()
-    def logits(self, views: torch.Tensor) -> torch.Tensor:
-        """Return float32 [N, classes] for uint8 views [N, S, C, L, H, W]."""
-        parts = [
-            self.model(normalise(part.to(self.device, non_blocking=True), **self.config["normalisation"])).float().cpu()
-            for part in views.split(_VIEWS_AT_ONCE)
-        ]
-        return torch.cat(parts)
+    config = read_config(folder)
+    device = device_of(runtime.accelerator)
+    files = [Path(__file__), *network_files(config.model, "none")]
+    key = key_of(
+        model=md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None,
+        config=config.model_dump(exclude={"key", "extraction"}),
+        score=score.model_dump(),
+        device=device,
+        torch=version("torch"),
+        code=code_digest(*import_closure(files)),
+    )
+    known = RecordCache(cache / f"{key}.jsonl")
+    contents = [_content(example) for example in examples]
+    todo = [(example, content) for example, content in zip(examples, contents, strict=True) if content not in known]
+    if todo:
+        scored = _score(folder, config, [example for example, _ in todo], score, runtime)
+        for (_, content), logits in zip(todo, scored, strict=True):
+            known.add(content, logits.tobytes().hex())
+    print(f"{config.stream}: {len(examples)} clips, {len(todo)} scored, {len(examples) - len(todo)} from the cache")
+    _prune(cache, known.path)
+    rows = [np.frombuffer(bytes.fromhex(known[content]), np.float32) for content in contents]
+    return config.classes, np.stack(rows)
 
 
-def score_clips(stream: TrainedStream, examples: list[Example], score: Score, runtime: Runtime) -> np.ndarray:
-    """Return float32 [clips, classes]: for each clip the mean of the logits over its views."""
-    views = ScoringViews(examples, stream.sampling, score, stream.config["size"], stream.config["demean"])
-    loader = make_loader(views, batch_size=4, workers=runtime.workers)
-    logits = np.empty((len(examples), len(stream.config["classes"])), np.float32)
-    with progress(len(examples), f"score {stream.config['stream']}", "clip") as bar:
-        for batch, indices in loader:  # [B, V, S, C, L, H, W]
+def _score(
+    folder: Path, config: StreamConfig, examples: list[Example], score: Score, runtime: Runtime
+) -> Iterator[np.ndarray]:
+    """Yield float32 [classes] for each clip, in order.
+
+    On a CPU one clip at a time: its logits then do not depend on which other clips are scored with it.
+    """
+    from twostream.streams.trained import TrainedStream
+    from twostream.views.loading import ScoringViews, make_loader
+
+    stream = TrainedStream(folder, runtime.accelerator)
+    views = ScoringViews(examples, config.sampling, score, config.size, config.demean)
+    loader = make_loader(views, batch_size=1 if stream.device.type == "cpu" else 16, workers=runtime.workers)
+    with progress(len(examples), f"score {config.stream}", "clip") as bar:
+        for batch, _ in loader:  # [B, V, S, C, L, H, W]
             clips, count = batch.shape[:2]
             flat = stream.logits(batch.flatten(0, 1))
             if bar.n == 0 and stream.device.type == "cpu":
                 keep_freed_memory()  # after a batch, when the process is as large as it gets
-            logits[indices.numpy()] = flat.view(clips, count, -1).mean(1).numpy()
+            yield from flat.view(clips, count, -1).mean(1).numpy()
             bar.update(clips)
-    return logits
 
 
-def _read_config(folder: Path) -> StreamConfig:
-    path = folder / "config.json"
-    try:
-        return StreamConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        problem = reason(error)
-    except ValidationError as error:
-        problem = validation_reason(error)
-    except (ValueError, RecursionError) as error:
-        problem = f"not valid JSON: {error}"
-    raise UserError(f"{path}: cannot be used ({problem}); train the stream with `dvc repro`")
+def _content(example: Example) -> str:
+    with ClipReader(example.path) as clip:
+        return clip.digest()
+
+
+def _prune(cache: Path, used: Path) -> None:
+    """Remove the scores of models that have not been scored for long."""
+    used.touch()
+    for file in cache.glob("*.jsonl"):
+        if time.time() - file.stat().st_mtime > 86400 * _KEPT_DAYS:
+            file.unlink(missing_ok=True)

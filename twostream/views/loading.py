@@ -12,40 +12,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twostream.clipstore import ClipReader
 from twostream.core.parallel import cores
-from twostream.datasets.tables import classes_of
-from twostream.errors import UserError
 from twostream.params import Augment, Sampling, Score
+from twostream.views.examples import Example
 from twostream.views.sampling import scoring_frames, training_frames, validation_frames
 from twostream.views.transforms import Clip, draw_view, mirror_view, read_view, scoring_views
-
-
-@dataclass(frozen=True)
-class Example:
-    """A clip of one subset: its id, its packed file, and its label as an index into the sorted class names."""
-
-    clip_id: str
-    path: Path
-    label: int
-
-
-def list_examples(clips: pd.DataFrame, split: pd.Series, folder: Path, subset: str) -> list[Example]:
-    """Return the readable clips of one subset, sorted by id, with their files in `folder`.
-
-    Raises:
-        UserError: the subset is empty.
-    """
-    labels = {name: label for label, name in enumerate(classes_of(clips))}
-    usable = clips[clips["status"] == "ok"].set_index("clip_id")["class"]
-    ids = sorted(clip_id for clip_id in split.index[split == subset] if clip_id in usable.index)
-    if not ids:
-        raise UserError(f"the split has no readable clip in {subset}; look at data/clips.csv and data/splits/")
-    return [Example(clip_id, folder / f"{clip_id}.zip", labels[usable[clip_id]]) for clip_id in ids]
 
 
 @dataclass(eq=False)

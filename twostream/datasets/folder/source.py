@@ -62,12 +62,16 @@ def find_clips(tree: Tree, table_name: str) -> list[Clip]:
     Raises:
         UserError: the table does not exist or has a bad row; without a table, a video is not at `<class>/<clip>`.
     """
-    for level in tree.levels():
-        if (path := level / (table_name or TABLE)).is_file():
+    tables = [level / (table_name or TABLE) for level in tree.levels()]
+    if table_name.startswith("data/tables/"):
+        tables.append(Path(table_name))
+    for path in tables:
+        if path.is_file():
             return _clips_of_table(path, tree)
     if table_name:
         raise UserError(
-            f"dataset.table: {table_name!r} is not in the source folder; give its name there, or an absolute path"
+            f"dataset.table: {table_name!r} is not in the source folder; give its name there, or put it into "
+            "data/tables/ and write data/tables/<name>"
         )
     wrong = sorted(path for path in tree.videos if len(path.relative_to(tree.classes).parts) != 2)
     if wrong:

@@ -1,0 +1,54 @@
+"""A trained stream, ready to score views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twostream.core.device import device_of
+from twostream.errors import UserError
+from twostream.networks.weight_files import read_weights
+from twostream.streams.config import read_config
+from twostream.streams.network import build_network
+from twostream.views.loading import normalise
+
+_VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
+
+
+class TrainedStream:
+    """The network of a model folder, ready to score views. Loading it runs no code from the folder and fetches nothing.
+
+    Raises:
+        UserError: a file of the folder is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, accelerator: str = "auto"):
+        config = read_config(folder)
+        self.config: dict[str, Any] = config.model_dump()
+        self.sampling = config.sampling
+        self.device = torch.device(device_of(accelerator))
+        try:
+            model = build_network(config, config.modality, len(config.classes))
+        except UserError as error:
+            raise UserError(f"{folder / 'config.json'}: {error}") from None
+        path = folder / "model.pt"
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
+        try:
+            model.load_state_dict(read_weights(path))
+        except RuntimeError:
+            raise UserError(
+                f"{path}: these are not the weights of {config.model}; train the stream with `dvc repro`"
+            ) from None
+        self.model = model.eval().to(self.device)
+
+    @torch.inference_mode()
+    def logits(self, views: torch.Tensor) -> torch.Tensor:
+        """Return float32 [N, classes] for uint8 views [N, S, C, L, H, W]."""
+        parts = [
+            self.model(normalise(part.to(self.device, non_blocking=True), **self.config["normalisation"])).float().cpu()
+            for part in views.split(_VIEWS_AT_ONCE)
+        ]
+        return torch.cat(parts)
