@@ -100,7 +100,7 @@ def test_no_group_is_in_two_subsets_of_a_split(tmp_path, demo_values):
         assert not sides["train"] & sides["val"] and not (sides["train"] | sides["val"]) & sides["test"]
 
 
-def test_validation_clips_of_the_users_table_stay_as_they_are(tmp_path, demo_values):
+def test_validation_clips_of_the_users_table_stay_as_they_are(tmp_path, demo_values, capsys):
     rows = ["path,group,split"]
     for label in ("jump", "run"):
         for group, subset in enumerate(["train", "train", "train", "val", "test"]):
@@ -109,6 +109,8 @@ def test_validation_clips_of_the_users_table_stay_as_they_are(tmp_path, demo_val
     (tmp_path / "source" / "split.csv").write_text("\n".join(rows))
     _, splits = _list(tmp_path, _dataset(demo_values, tmp_path / "source", splits=[1]))
     assert list(splits[1]["subset"]) == ["train", "train", "train", "val", "test"] * 2
+    line = "split 1: 6 train, 2 val (25.0 % of the training set), 2 test (20.0 % of all), 0 unused"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_when_no_clip_can_be_read_one_line_says_so(tmp_path, demo_values):
