@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
+import pytest
+from helpers import ROOT
 
 from twostream.flow.tvl1 import simd
 from twostream.flow.tvl1.simd import LANES, kernel, load, splat, store
@@ -79,14 +88,54 @@ def test_lanes_are_moved_where_they_should_be():
     assert (rows[4] == indices[5]).all() and (rows[5] == 1).all() and (rows[6] == 0).all()
 
 
-def test_compiled_kernels_are_kept_apart_by_what_goes_into_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = {simd.cache_folder(_arithmetic.py_func), simd.cache_folder(simd.inverse_root.py_func)}
-    assert len(folders) == 2 and all(folder.startswith(str(tmp_path)) for folder in folders)
+@pytest.fixture
+def clone(tmp_path):
+    """Return a function that copies the package to a folder of this name, as a clone would: new paths, new times."""
+
+    def make(name: str) -> Path:
+        shutil.copytree(ROOT / "twostream", tmp_path / name / "twostream", copy_function=shutil.copyfile)
+        return tmp_path / name
+
+    return make
+
+
+def _compiled(project: Path, cache: Path) -> int:
+    """Return how many kernels a new process that imports the package from `project` compiles."""
+    script = """
+import numpy as np
+from twostream.flow.tvl1 import cpu
+kernels = cpu.repeat_border, cpu.repeat_flow_border
+for kernel in kernels:
+    kernel(np.zeros(100 * cpu.PLANES * 48, np.float32), 4, 4, 48)
+assert cpu.__file__.startswith({project!r})
+print(sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels))
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(project)}
+    command = [sys.executable, "-c", script.format(project=str(project))]
+    return int(subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True).stdout)
+
+
+@pytest.mark.slow
+def test_a_clone_compiles_nothing_until_the_code_differs_and_unused_machine_code_goes(clone, tmp_path):
+    cache = tmp_path / "cache"
+    assert _compiled(clone("first"), cache) == 2
+    (folder,) = (cache / "twostream").iterdir()
+    second = clone("second")
+    assert _compiled(second, cache) == 0
+    with open(second / "twostream/flow/tvl1/cpu.py", "a") as file:
+        file.write("# edited\n")
+    for name, days in (("kernels-recent", 1), ("kernels-old", 100)):
+        (cache / "twostream" / name).mkdir()
+        os.utime(cache / "twostream" / name, (time.time() - days * 86400,) * 2)
+    assert _compiled(second, cache) == 2
+    left = {path.name for path in (cache / "twostream").iterdir()}
+    assert len(left) == 3 and {folder.name, "kernels-recent"} < left
 
 
 def test_a_home_that_cannot_be_written_does_not_stop_compilation(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(simd.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert simd.cache_folder(_arithmetic.py_func).startswith(str(tmp_path / "twostream-"))
+    simd.cache_folder.cache_clear()
+    assert simd.cache_folder(__file__).startswith(str(tmp_path / "twostream-"))
+    simd.cache_folder.cache_clear()

@@ -9,10 +9,13 @@ arrays carry padding for the last vector of a row.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import operator
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,35 +24,78 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
+from numba.core.caching import _CacheLocator
 from numba.core.datamodel import models
 from numba.extending import intrinsic, overload, register_model
 from numba.np.arrayobj import make_array
 
 LANES = 16
+_KEPT_DAYS = 30  # machine code that no process has used for so long is removed
 
 
 def kernel(function: Callable) -> Callable:
     """Compile a function to machine code at its first call, without the GIL, kept on disk for the next process."""
-    before, config.CACHE_DIR = config.CACHE_DIR, cache_folder(function)  # type: ignore[attr-defined]
+    before = config.CACHE_LOCATOR_CLASSES  # type: ignore[attr-defined]
     try:
+        config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"  # type: ignore[attr-defined]
         return numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")(function)
     finally:
-        config.CACHE_DIR = before  # type: ignore[attr-defined]
+        config.CACHE_LOCATOR_CLASSES = before  # type: ignore[attr-defined]
 
 
-def cache_folder(function: Callable) -> str:
-    """Return the folder of a kernel's machine code, named by its sources: numba would miss changes of this file."""
+class KernelLocator(_CacheLocator):
+    """Numba's way to the machine code of a kernel: a folder named by content, not by the path of the sources.
+
+    Numba's own locators name it by path, so every clone and every temporary workspace of DVC would compile again. The
+    processor is part of numba's key inside the folder.
+    """
+
+    def __init__(self, function: Callable, source: str) -> None:
+        self._folder = cache_folder(source)
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, py_func: Callable, py_file: str) -> KernelLocator:
+        return cls(py_func, py_file)
+
+    def get_cache_path(self) -> str:
+        return self._folder
+
+    def get_source_stamp(self) -> str:
+        return ""  # the folder's name holds the sources
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+@functools.cache
+def cache_folder(source: str) -> str:
+    """Return the folder of the machine code of a module's kernels, named by its content and that of this module.
+
+    When a new one is made, those that no process has used for `_KEPT_DAYS` are removed.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in (__file__, function.__code__.co_filename):
-        digest.update(Path(source).read_bytes())
+    for file in (__file__, source):
+        digest.update(Path(file).read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for parent in (os.path.join(home, "twostream"), os.path.join(tempfile.gettempdir(), f"twostream-{os.getuid()}")):
         folder = os.path.join(parent, f"kernels-{digest.hexdigest()[:12]}")
         with contextlib.suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
-            if os.access(folder, os.W_OK):
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+                _remove_unused(parent)
+            os.utime(folder)  # it is in use
+            # Machine code runs when it is loaded: never that of another user.
+            if os.access(folder, os.W_OK) and os.stat(parent).st_uid == os.getuid():
                 return folder
     return tempfile.mkdtemp(prefix="twostream-")
+
+
+def _remove_unused(parent: str) -> None:
+    for folder in Path(parent).glob("kernels-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            if time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def inlined(function: Callable) -> Callable:
