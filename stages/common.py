@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from twostream.core.cache import FileCache
 from twostream.core.parallel import exit_with_parent
@@ -18,7 +20,7 @@ from twostream.params import Params, load_params
 def run(stage: Callable[..., None], *arguments: str) -> None:
     """Run a stage as a script: `stage(params, **arguments)`, where each argument is a required `--option`.
 
-    Exit codes: 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit codes: 2 after a UserError, 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{Path(sys.argv[0]).stem}",
@@ -30,15 +32,32 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     args = parser.parse_args()
     if "DVC_ROOT" in os.environ:  # started by DVC: a killed `dvc repro` must not leave a writer behind
         exit_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _stop_on_signals()
     try:
         stage(load_params(), **vars(args))
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept", file=sys.stderr)
-        sys.exit(130)
+
+
+def _stop_on_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored by `nohup` and in the background of a script
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """Raise SystemExit, which libraries leave alone: Lightning turns a KeyboardInterrupt into exit code 1."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_DFL)  # a second one ends the stage at once
+    atexit.register(
+        print, "stopped; finished work is kept: run the same command again to go on", file=sys.stderr, flush=True
+    )
+    sys.exit(128 + number)
+
+
+if getattr(sys.modules["__main__"].__spec__, "parent", None) == __package__:
+    _stop_on_signals()  # now: a stage imports this module first, and what it imports next can take seconds
 
 
 def open_cache() -> FileCache:

@@ -192,6 +192,7 @@ class _Epochs(Checkpoint):
         self.task, self.path, self.curves = task, path, curves
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.saved = 0  # epochs that the state on disk holds
         if path.is_file():
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state["callbacks"][self.state_key])
@@ -230,6 +231,7 @@ class _Epochs(Checkpoint):
         trainer.save_checkpoint(temporary, weights_only=False)  # in all processes, but the first one alone writes
         if trainer.is_global_zero:
             os.replace(temporary, self.path)
+            self.saved = len(self.history)
             self.curves.update(self.history)
             row = self.history[-1]
             self.bar.clear()  # or the line would stand in it
@@ -239,11 +241,18 @@ class _Epochs(Checkpoint):
                 flush=True,
             )
 
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero:
+            if hasattr(self, "bar"):
+                self.bar.close()
+            print(f"{self.task.name}: the next run starts with epoch {self.saved + 1}", flush=True)
+
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.best_weights = state["history"], state["best_weights"]
+        self.saved = len(self.history)
 
 
 def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic: Arithmetic) -> None:
