@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from stages.common import open_cache, run
+from twostream.core.workspace import absent_in_experiments
 from twostream.datasets import get_dataset
 from twostream.params import Params
 
@@ -18,6 +19,8 @@ def download(params: Params) -> None:
     # What is fetched stays beside DVC's cache.
     scratch = open_cache().root / "download"
     get_dataset(params.dataset.name).fetch(params.dataset, VIDEOS, ANNOTATIONS, scratch)
+    if warning := absent_in_experiments(params.dataset.source):
+        print(f"WARNING: {warning}")
 
 
 if __name__ == "__main__":

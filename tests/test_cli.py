@@ -50,7 +50,7 @@ def test_profile_lists_writes_and_compares(tmp_path, capsys, monkeypatch):
     assert out[1:] == [
         "params.yaml differs from profile folder",
         "  seed            0 -> 3",
-        '  dataset.source  "../clips" -> "clips"',
+        '  dataset.source  "/path/to/clips" -> "clips"',
     ]
 
 

@@ -117,11 +117,14 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from twostream.core.workspace import absent_in_experiments
     from twostream.params import load_params
 
     params = load_params(args.file)
     streams = ", ".join([*params.train.rgb, *params.train.flow])
     print(f"{args.file}: valid. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
+    if warning := absent_in_experiments(params.dataset.source):
+        print(f"WARNING: {warning}")
 
 
 def _add_models(commands: Any) -> None:

@@ -163,8 +163,11 @@ def _torch(params: Params) -> Check:
 
 def _source(params: Params) -> Check:
     """Check that the videos are there, without asking the network."""
+    from twostream.core.workspace import absent_in_experiments
     from twostream.sources import is_mirror_list, read_mirrors
 
+    if warning := absent_in_experiments(params.dataset.source):
+        return Check("source", "warning", warning)
     paths, remote = [params.dataset.source], []
     if is_mirror_list(params.dataset.source):
         try:

@@ -133,7 +133,9 @@ def obtain(
         try:
             if mirror.huggingface:
                 return _use_hub(mirror.huggingface, scratch, accept)
-            return _use_local(Path(mirror.path or ""), scratch, accept, archives_inside)
+            # In an experiment's temporary workspace, DVC_ROOT is the project itself, which has what git does not track.
+            path = Path(os.environ.get("DVC_ROOT", ""), mirror.path or "")
+            return _use_local(path, scratch, accept, archives_inside)
         except UserError as error:
             print(f"{need}: {mirror} cannot be used: {error}")
             failures.append(f"{mirror}: {error}")
