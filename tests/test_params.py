@@ -22,6 +22,13 @@ def _changed(values: dict, key: str, value: object) -> dict:
     [
         ("flow.methd", "dis", ["flow.methd", "not a parameter", "'method'"]),
         ("flow.method", "brox", ["flow.method", "'brox'", "'tvl1'", "'farneback'", "'dis' or 'raft'"]),
+        (
+            "streams.spatial.weights",
+            "/elsewhere/rgb.pt",
+            ["streams.spatial.weights", "'/elsewhere/rgb.pt'", "ln -s /elsewhere/rgb.pt data/weights/"],
+        ),
+        ("streams.spatial.weights", "rgb.pth", ["'rgb.pth' is not in data/weights/", "write data/weights/rgb.pth"]),
+        ("dataset.table", "/elsewhere/t.csv", ["table", "data/tables/", "write data/tables/t.csv"]),
         ("flow.device", "gpu", ["flow.device", "'gpu'", "'auto', 'cpu' or 'cuda'"]),
         ("flow.tvl1.preset", "best", ["flow.tvl1.preset", "'best'", "'fast', 'balanced' or 'accurate'"]),
         ("flow.tvl1.lambda", 0, ["flow.tvl1.lambda", "0", "greater than 0"]),
@@ -71,6 +78,24 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(demo_value
     assert message.startswith("params.yaml: ") and "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("weights", ["none", "pretrained", "IMAGENET1K_V1", "a1_in1k", "data/weights/rgb.pt"])
+def test_weights_are_a_word_a_tag_or_a_file_where_dvc_sees_it(demo_values, weights):
+    params = parse_params(_changed(demo_values, "streams.spatial.weights", weights))
+    assert params.streams["spatial"].weights == weights
+
+
+@pytest.mark.parametrize("weights, right", [("raft.pth", False), ("data/weights/raft.pth", True), ("pretrained", True)])
+def test_the_weights_of_raft_too_where_it_is_used(demo_values, weights, right):
+    values = _changed(demo_values, "flow.raft.weights", weights)
+    parse_params(values)
+    values = _changed(values, "flow.method", "raft")
+    if right:
+        parse_params(values)
+    else:
+        with pytest.raises(UserError, match=r"flow\.raft\.weights: 'raft\.pth' is not in data/weights/"):
+            parse_params(values)
 
 
 @pytest.mark.parametrize("value", [None, 3, [1, 2, 3], [500]])

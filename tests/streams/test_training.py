@@ -17,7 +17,7 @@ from twostream.clipstore import ClipReader, write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
 from twostream.params import Runtime, Score, Stream, parse_params
-from twostream.streams import fitting, scoring
+from twostream.streams import fitting, scoring, training
 from twostream.streams.fitting import mix_clips
 from twostream.streams.network import build_network
 from twostream.streams.scoring import score_clips
@@ -417,3 +417,14 @@ def test_a_clips_logits_are_the_mean_over_contiguous_snippets_crops_and_mirror_i
             single.append(stream.logits(torch.from_numpy(small).permute(3, 0, 1, 2)[None, None]))
     # INTER_AREA against Pillow's triangle filter.
     assert np.allclose(scored[0], torch.cat(single).mean(0), rtol=0.01, atol=0.01)
+
+
+def test_devices_divide_the_batch(task, monkeypatch):
+    monkeypatch.setattr(training, "device_of", lambda _: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    two = RUNTIME.model_copy(update={"accelerator": "auto", "devices": 2})
+    arithmetic = training._arithmetic(dataclasses.replace(task, precision="auto"), two)
+    assert arithmetic == ("cuda", 2, "bf16-mixed")
+    assert training._key(task, arithmetic) != training._key(task, arithmetic._replace(devices=1))
+    with pytest.raises(UserError, match=r"streams\.v2\.batch_size: 5 clips cannot be divided among 2 GPUs"):
+        training._arithmetic(_with(task, batch_size=5), two)
