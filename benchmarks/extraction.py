@@ -22,8 +22,8 @@ import pandas as pd
 from command import run, short, videos_parser
 from flow_methods import PIPELINE_METHODS, flow_settings
 
-from twostream.clipstore.extract import shrunk
-from twostream.clipstore.flow import extract_flow
+from twostream.clipstore.extract import extract_flow
+from twostream.clipstore.frames import shrunk
 from twostream.core.cache import FileCache
 from twostream.core.parallel import progress
 from twostream.datasets.tables import CLIP_COLUMNS

@@ -26,8 +26,7 @@ from flow_methods import flow_settings
 from torch.nn import functional
 
 from twostream.clipstore import ClipReader
-from twostream.clipstore.flow import extract_flow
-from twostream.clipstore.rgb import extract_rgb
+from twostream.clipstore.extract import extract_flow, extract_rgb
 from twostream.core.allocator import available_memory, keep_freed_memory
 from twostream.core.cache import FileCache
 from twostream.core.parallel import cores, progress

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.clipstore.flow import extract_flow as extract
+from twostream.clipstore.extract import extract_flow as extract
 from twostream.datasets.tables import read_clips
 from twostream.params import Params
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.clipstore.rgb import extract_rgb as extract
+from twostream.clipstore.extract import extract_rgb as extract
 from twostream.datasets.tables import read_clips
 from twostream.params import Params
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from stages.common import modality_of, open_cache, run
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
-from twostream.streams.training import Task, train_stream
+from twostream.streams.task import Task
+from twostream.streams.training import train_stream
 from twostream.views.examples import list_examples
 
 

@@ -9,7 +9,7 @@ import yaml
 from helpers import ROOT, TEST_DATA, moving_texture, write_video
 
 from twostream import doctor as module
-from twostream.clipstore import stored_size
+from twostream.clipstore.frames import stored_size
 from twostream.core.parallel import cores
 from twostream.doctor import Check, DatasetSize, checks, dataset_size, doctor, stored_bytes
 from twostream.errors import UserError

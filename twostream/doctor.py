@@ -290,7 +290,7 @@ def stored_bytes(params: Params, size: DatasetSize) -> dict[str, float]:
 
 
 def _pixels(size: DatasetSize, short_side: int) -> int:
-    from twostream.clipstore import stored_size
+    from twostream.clipstore.frames import stored_size
 
     return math.prod(stored_size(size.width, size.height, short_side))
 

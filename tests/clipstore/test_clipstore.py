@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import moving_texture
 
-from twostream.clipstore import ClipReader, stored_size, write_clip
+from twostream.clipstore import ClipReader, write_clip
+from twostream.clipstore.frames import stored_size
 from twostream.errors import UserError
 from twostream.flow.encoding import decode_flow, encode_flow
 

@@ -14,8 +14,7 @@ from twostream import flow
 from twostream.clipstore import ClipReader
 from twostream.clipstore import extract as extraction
 from twostream.clipstore import flow as flow_extraction
-from twostream.clipstore.flow import extract_flow, flow_fingerprint
-from twostream.clipstore.rgb import extract_rgb
+from twostream.clipstore.extract import extract_flow, extract_rgb, flow_fingerprint
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
@@ -205,7 +204,7 @@ def test_all_kernels_are_compiled_before_the_workers_start(demo_values):
     """In a process of its own: others may have compiled here what this should show to be missing."""
     script = f"""
 import sys, numba, numpy as np
-from twostream.clipstore.flow import _compile_kernels
+from twostream.clipstore.extract import _compile_kernels
 from twostream.flow import make_solver
 from twostream.params import Flow
 settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
@@ -224,8 +223,8 @@ assert 0 < before == compiled(), (before, compiled())
 
 def _with_gpu(monkeypatch, solver) -> None:
     """Have extraction believe in a GPU, for which `solver` stands."""
-    monkeypatch.setattr(flow_extraction, "resolve_device", lambda _: "cuda")
-    monkeypatch.setattr(flow_extraction, "make_solver", lambda *_: solver)
+    monkeypatch.setattr(extraction, "resolve_device", lambda _: "cuda")
+    monkeypatch.setattr(extraction, "make_solver", lambda *_: solver)
 
 
 class _Differences:
@@ -308,7 +307,7 @@ def test_a_machine_without_a_driver_need_not_load_torch(demo_values):
 import ctypes, sys
 def no_driver(name): raise OSError(name)
 ctypes.CDLL = no_driver
-import twostream.clipstore.flow
+import twostream.clipstore.extract
 from twostream.params import Flow
 settings = Flow.model_validate_json({_flow(demo_values, method="tvl1").model_dump_json(by_alias=True)!r})
 assert twostream.flow.resolve_device(settings) == "cpu"

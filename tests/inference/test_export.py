@@ -9,7 +9,7 @@ from helpers import moving_texture, write_video
 from random_models import CLASSES, STREAMS, make_models
 
 from twostream.clipstore import ClipReader, write_clip
-from twostream.clipstore.extract import shrunk
+from twostream.clipstore.frames import shrunk
 from twostream.errors import UserError
 from twostream.inference import export as export_module
 from twostream.inference.export import export

@@ -19,8 +19,7 @@ import torch
 from helpers import ROOT, moving_texture, write_audio, write_video
 from random_models import CLASSES, FLOW, STREAMS, make_models
 
-from twostream.clipstore.flow import extract_flow
-from twostream.clipstore.rgb import extract_rgb
+from twostream.clipstore.extract import extract_flow, extract_rgb
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS, write_table
 from twostream.errors import UserError

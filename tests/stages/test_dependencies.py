@@ -16,7 +16,9 @@ DATASETS = get_args(Dataset.model_fields["name"].annotation)
 
 SOURCES = {f"twostream/sources/{module}.py" for module in ("__init__", "archives", "huggingface", "walk")}
 # Imported by a module that the stage needs, but not used in it.
+FLOW = {f"twostream/{name}.py" for name in ("clipstore/flow", "flow/__init__", "flow/encoding", "flow/gpu_server")}
 UNUSED = {
+    "extract_rgb": FLOW,
     # `fetch` splits nothing; from the tables it takes the names of the subsets.
     "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py"},
     # `list_clips` reads what `fetch` made, and so does `list_splits`.

@@ -17,12 +17,13 @@ from twostream.clipstore import ClipReader, write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
 from twostream.params import Runtime, Score, Stream, parse_params
-from twostream.streams import fitting, scoring, training
+from twostream.streams import fitting, trained, training
 from twostream.streams.fitting import mix_clips
 from twostream.streams.network import build_network
 from twostream.streams.scoring import score_clips
+from twostream.streams.task import Task, best_epoch
 from twostream.streams.trained import TrainedStream
-from twostream.streams.training import Task, best_epoch, train_stream
+from twostream.streams.training import train_stream
 from twostream.views.examples import Example
 from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise, read_scoring_views
 
@@ -136,7 +137,7 @@ def test_memory_is_kept_once_a_step_has_shown_how_much_it_takes(task, tmp_path, 
     step = fitting._Module.training_step
     monkeypatch.setattr(fitting._Module, "training_step", lambda *given: (steps.append(1), step(*given))[1])
     monkeypatch.setattr(fitting, "keep_freed_memory", lambda: calls.append(len(steps)))
-    monkeypatch.setattr(scoring, "keep_freed_memory", lambda: calls.append("score"))
+    monkeypatch.setattr(trained, "keep_freed_memory", lambda: calls.append("score"))
     _train(task, tmp_path)
     a_epoch = len(steps) // task.stream.epochs
     assert calls == [1 + epoch * a_epoch for epoch in range(task.stream.epochs)]

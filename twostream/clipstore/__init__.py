@@ -30,15 +30,6 @@ _ENTRY = np.dtype(  # of the ZIP directory as `write_clip` writes it: a name of 
 _TAIL = 16384  # bytes read first: they hold the directory of up to 290 frames and the comment
 
 
-def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return the (width, height) at which a clip is stored: `short_side` at most, aspect kept, never enlarged.
-
-    Both are multiples of 8, the side of a JPEG block: x and y of flow, which lie side by side, then share no block.
-    """
-    scale = min(1.0, short_side / min(width, height))
-    return max(8, round(width * scale / 8) * 8), max(8, round(height * scale / 8) * 8)
-
-
 def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, meta: dict[str, Any]) -> None:
     """Write a clip file; frames stream through, so memory does not grow with the clip.
 

@@ -1,14 +1,21 @@
-"""Extract clips: serve from the cache what it holds, and spread the others over processes, whatever the modality."""
+"""Extract RGB frames or optical flow of all clips: what the cache holds is served, the others go over processes.
+
+What the frames of a clip are is in rgb.py and flow.py. Only they, and what they import, are in the key of a clip.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Generator, Iterable
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import av
 import cv2
@@ -16,15 +23,20 @@ import numpy as np
 import pandas as pd
 
 from twostream import clipstore
-from twostream.clipstore import ClipReader, stored_size, write_clip
+from twostream.clipstore import ClipReader, write_clip
+from twostream.clipstore.flow import flow_frames, grey_frames
+from twostream.clipstore.rgb import rgb_frames
 from twostream.core.cache import FileCache, code_digest, key_of
 from twostream.core.files import atomic_path, sha256_of
 from twostream.core.imports import import_closure
-from twostream.core.parallel import unordered
+from twostream.core.parallel import cores, in_threads, unordered
 from twostream.errors import UserError, reason
+from twostream.flow import make_solver, method_files, resolve_device
+from twostream.flow.gpu_server import BatchSolver, FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
-from twostream.video import VideoError, resize
+from twostream.video import VideoError
 
+_HERE = Path(__file__).parent
 FINGERPRINT_FILE = "extraction.json"  # in the folder of the clips
 
 
@@ -51,7 +63,7 @@ class Job:
     """What the clips of one extraction have in common.
 
     Attributes:
-        fingerprint: everything beside the video that a clip's bytes depend on, as JSON values; see `fingerprint_of`.
+        fingerprint: everything beside the video that a clip's bytes depend on, as JSON values; see `rgb_fingerprint`.
     """
 
     modality: Literal["rgb", "flow"]
@@ -64,6 +76,60 @@ class Job:
 
 
 ExtractAll = Callable[[Job, list[Clip]], Iterable[Result]]
+
+
+def extract_rgb(
+    clips: pd.DataFrame, videos: Path, out: Path, settings: Rgb, cache: FileCache, workers: int
+) -> dict[str, int]:
+    """Write the RGB frames of every readable clip; see :func:`extract`."""
+
+    def extract_all(job: Job, missing: list[Clip]) -> Iterable[Result]:
+        return unordered(functools.partial(extract_rgb_clip, job), missing, workers=workers, what="rgb")
+
+    return extract(clips, videos, out, Job("rgb", settings, rgb_fingerprint(settings), cache), workers, extract_all)
+
+
+def extract_rgb_clip(job: Job, clip: Clip) -> Result:
+    """Write the RGB frames of a clip."""
+    return _write(job, clip, rgb_frames(cast(Rgb, job.settings), clip.video))
+
+
+def extract_flow(
+    clips: pd.DataFrame, videos: Path, out: Path, settings: Flow, cache: FileCache, workers: int
+) -> dict[str, int]:
+    """Write the optical flow of every readable clip; see :func:`extract`.
+
+    Every process solves the flow of its clips on one thread. On a GPU, this process solves the flow of all of them.
+
+    Raises:
+        UserError: as `extract`; also if `flow.device` asks for a GPU that is missing or fails.
+    """
+    device = resolve_device(settings)
+    workers = workers or cores() * (2 if device == "cuda" else 1)  # two: one decodes or encodes while another waits
+    run = functools.partial(unordered, workers=workers, what="flow")
+
+    def extract_all(job: Job, missing: list[Clip]) -> Iterable[Result]:
+        if device == "cpu":
+            _compile_kernels(settings)
+            return run(functools.partial(extract_flow_clip_cpu, job), missing)
+        with message_if_slow(f"starting {settings.method} on the GPU"):
+            solver = cast(BatchSolver, make_solver(settings, device))
+        with FlowServer(solver, settings.bound) as server:
+            return list(run(functools.partial(extract_flow_clip_gpu, job, server.address), missing))
+
+    job = Job("flow", settings, flow_fingerprint(settings, device), cache)
+    return extract(clips, videos, out, job, workers, extract_all)
+
+
+def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
+    """Solve the flow of a clip in this process, and write it."""
+    return _write(job, clip, flow_frames(cast(Flow, job.settings), clip.video, clip.frames))
+
+
+def extract_flow_clip_gpu(job: Job, address: str, clip: Clip) -> Result:
+    """Have the `FlowServer` at `address` solve the flow of a clip, and write it."""
+    images = grey_frames(cast(Flow, job.settings), clip.video, clip.frames)
+    return _write(job, clip, solve_remotely(address, images))
 
 
 def extract(
@@ -88,8 +154,8 @@ def extract(
     """
     usable = clips[clips["status"] == "ok"]
     todo = [Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
-    look_up = functools.partial(unordered, functools.partial(_look_up, job), workers=workers)
-    results = list(look_up(todo, what=f"{job.modality}: cached"))
+    look_up = functools.partial(in_threads, functools.partial(_look_up, job), workers=workers)
+    results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
         missing = [result.clip for result in results if result.status == "missing"]
         results = [result for result in results if result.status != "missing"]
@@ -135,7 +201,7 @@ def _adopt(job: Job, out: Path) -> bool:
     return bool(recorded)
 
 
-def write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
+def _write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
     """Write the frames of a clip, through the cache; `frames` is not started where another process was faster."""
     cv2.setNumThreads(1)  # clips run in parallel, one per process
 
@@ -152,23 +218,47 @@ def write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
     return Result(clip, "extracted" if extracted else "cached")
 
 
-def shrunk(images: Iterable[np.ndarray], short_side: int) -> Generator[np.ndarray]:
-    """Yield the images at the size at which a clip of them is stored, see `stored_size`: uint8 [H, W] or [H, W, 3]."""
-    size = None
-    for image in images:
-        if size is None:  # a video may change its frame size midway; the clip keeps the first
-            size = stored_size(image.shape[1], image.shape[0], short_side)
-        yield resize(image, size)
+def _compile_kernels(settings: Flow) -> None:
+    """Compile the kernels of TV-L1 here and keep them on disk, or each worker would compile them again."""
+    if settings.method == "tvl1":
+        with message_if_slow("compiling tvl1 for this processor; later runs reuse the result"):
+            # 128x128 gives several pyramid levels, and noise gives large and small motion: every kernel is called.
+            images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), np.uint8)
+            make_solver(settings, "cpu")(*images)
 
 
-def fingerprint_of(settings: dict[str, Any], files: Iterable[Path], **libraries: str) -> dict[str, Any]:
-    """Return everything beside the video that a clip's bytes depend on.
+@contextlib.contextmanager
+def message_if_slow(text: str) -> Iterator[None]:
+    """Print what the user is waiting for, on the standard error, once the block has taken two seconds."""
+    timer = threading.Timer(2, print, [f"{text} ..."], {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
-    Args:
-        settings: the parameters that count.
-        files: the modules that extract; what they import counts too.
-        libraries: further libraries and their versions.
+
+def rgb_fingerprint(settings: Rgb) -> dict[str, Any]:
+    """Return everything beside the video that the bytes of a clip of RGB frames depend on."""
+    return _fingerprint(settings.model_dump(), [_HERE / "rgb.py"])
+
+
+def flow_fingerprint(settings: Flow, device: str) -> dict[str, Any]:
+    """Return everything beside the video that the bytes of a clip of flow depend on.
+
+    The sections of other flow methods do not count, and `device` is where flow is solved, not what was asked for.
     """
+    used = settings.model_dump(by_alias=True)
+    used = {key: value for key, value in used.items() if not isinstance(value, dict) or key == settings.method}
+    used["device"] = device
+    if settings.method == "raft" and os.path.isfile(settings.raft.weights):
+        used["weights"] = sha256_of(settings.raft.weights)
+    libraries = {"torch": version("torch")} if device == "cuda" or settings.method == "raft" else {}
+    return _fingerprint(used, [_HERE / "flow.py", *method_files(settings.method, device)], **libraries)
+
+
+def _fingerprint(settings: dict[str, Any], files: Iterable[Path], **libraries: str) -> dict[str, Any]:
+    """Return the settings and versions that count, and a digest of the modules that extract and what they import."""
     libraries = {"opencv": cv2.__version__, "ffmpeg": av.__version__, **libraries}  # the decoder and the codec
     code = code_digest(*import_closure(files))
     return {"settings": settings, "code": code, "format": clipstore.FORMAT, **libraries}

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from twostream.errors import UserError
@@ -52,6 +53,19 @@ def unordered(work: Callable[[Item], Result], items: Sequence[Item], *, workers:
                 f"{what}: a worker process was killed, usually because memory ran out; lower runtime.workers and run "
                 "again: finished work is kept"
             ) from None
+
+
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str) -> list[Result]:
+    """Return `work(item)` for all items in order, with a progress bar of clips.
+
+    For work that mostly waits for files or hashes them: processes would take seconds to start.
+    """
+    with progress(len(items), what, "clip") as bar, ThreadPoolExecutor(workers or cores()) as pool:
+        results = []
+        for result in pool.map(work, items):
+            results.append(result)
+            bar.update()
+    return results
 
 
 def progress(total: int, what: str, unit: str) -> tqdm:

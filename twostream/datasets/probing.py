@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pandas as pd
 from twostream import video
 from twostream.core.cache import RecordCache, code_digest, key_of
 from twostream.core.files import sha256_of
-from twostream.core.parallel import cores, progress, unordered
+from twostream.core.parallel import in_threads, unordered
 from twostream.datasets import get_dataset
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
@@ -54,7 +53,7 @@ def probe_clips(clips: pd.DataFrame, videos: Path, cache: RecordCache, workers: 
     """
     present = clips.index[clips["status"] == "ok"]
     paths = [videos / path for path in clips["path"][present]]
-    keys = _keys(paths, workers or cores())
+    keys = _keys(paths, workers)
     todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in cache}
     found: dict[str, Probe] = {}
     for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
@@ -83,12 +82,7 @@ def _keys(paths: list[Path], workers: int) -> list[str]:
         except OSError:
             return secrets.token_hex()  # found nowhere: probing the file gives the reason
 
-    keys = []
-    with progress(len(paths), "probe: cached", "clip") as bar, ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(key, paths):
-            keys.append(found)
-            bar.update()
-    return keys
+    return in_threads(key, paths, workers=workers, what="probe: cached")
 
 
 def _probe_one(job: tuple[str, Path]) -> tuple[str, Probe]:

@@ -61,11 +61,12 @@ def make_solver(flow: Flow, device: str | None = None) -> Solver:
 
 
 def method_files(method: str, device: str) -> list[Path]:
-    """Return the modules of a method that are loaded by name on a device, without what they import."""
+    """Return the modules that solve and encode flow on a device and are loaded by name, without what they import."""
     folder = Path(__file__).parent
+    server = [folder / "gpu_server.py"] if device == "cuda" else []
     if method == "tvl1":
-        return [folder / "tvl1/__init__.py", folder / f"tvl1/{'torch' if device == 'cuda' else 'cpu'}.py"]
-    return [folder / f"{method}.py"]
+        return [folder / "tvl1/__init__.py", folder / f"tvl1/{'torch' if device == 'cuda' else 'cpu'}.py", *server]
+    return [folder / f"{method}.py", *server]
 
 
 def resolve_device(flow: Flow) -> Literal["cpu", "cuda"]:

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from twostream.clipstore import decode_frame, encode_frame
-from twostream.clipstore.extract import shrunk
-from twostream.clipstore.flow import message_if_slow, spread
+from twostream.clipstore.extract import message_if_slow
+from twostream.clipstore.flow import spread
+from twostream.clipstore.frames import shrunk
 from twostream.errors import UserError, validation_reason
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow

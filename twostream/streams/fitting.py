@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -27,9 +27,12 @@ from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
 from twostream.params import Stream
 from twostream.streams.network import build_network
-from twostream.streams.training import Arithmetic, Curves, Task, best_epoch
+from twostream.streams.task import Arithmetic, Task, best_epoch
 from twostream.views.frame_store import frame_store
 from twostream.views.loading import EpochSampler, TrainingViews, ValidationViews, make_loader, normalise
+
+if TYPE_CHECKING:
+    from twostream.streams.training import Curves
 
 _STORE_SHARE = 0.25  # of the available memory: loaders and the network need the rest
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from twostream.clipstore import ClipReader
-from twostream.core.allocator import keep_freed_memory
 from twostream.core.cache import RecordCache, code_digest, key_of
 from twostream.core.device import device_of
 from twostream.core.files import md5_of
@@ -18,7 +16,7 @@ from twostream.core.imports import import_closure
 from twostream.core.parallel import progress
 from twostream.networks.names import network_files
 from twostream.params import Runtime, Score
-from twostream.streams.config import StreamConfig, read_config
+from twostream.streams.config import read_config
 from twostream.views.examples import Example
 
 _KEPT_DAYS = 60  # for which the scores of a model that is not scored any more stay
@@ -40,7 +38,7 @@ def score_clips(
     """
     config = read_config(folder)
     device = device_of(runtime.accelerator)
-    files = [Path(__file__), *network_files(config.model, "none")]
+    files = [Path(__file__).with_name("trained.py"), *network_files(config.model, "none")]
     key = key_of(
         model=md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None,
         config=config.model_dump(exclude={"key", "extraction"}),
@@ -53,36 +51,18 @@ def score_clips(
     contents = [_content(example) for example in examples]
     todo = [(example, content) for example, content in zip(examples, contents, strict=True) if content not in known]
     if todo:
-        scored = _score(folder, config, [example for example, _ in todo], score, runtime)
-        for (_, content), logits in zip(todo, scored, strict=True):
-            known.add(content, logits.tobytes().hex())
+        from twostream.streams.trained import TrainedStream
+
+        stream = TrainedStream(folder, runtime.accelerator)
+        with progress(len(todo), f"score {config.stream}", "clip") as bar:
+            scored = stream.score([example for example, _ in todo], score, runtime.workers)
+            for (_, content), logits in zip(todo, scored, strict=True):
+                known.add(content, logits.tobytes().hex())
+                bar.update()
     print(f"{config.stream}: {len(examples)} clips, {len(todo)} scored, {len(examples) - len(todo)} from the cache")
     _prune(cache, known.path)
     rows = [np.frombuffer(bytes.fromhex(known[content]), np.float32) for content in contents]
     return config.classes, np.stack(rows)
-
-
-def _score(
-    folder: Path, config: StreamConfig, examples: list[Example], score: Score, runtime: Runtime
-) -> Iterator[np.ndarray]:
-    """Yield float32 [classes] for each clip, in order.
-
-    On a CPU one clip at a time: its logits then do not depend on which other clips are scored with it.
-    """
-    from twostream.streams.trained import TrainedStream
-    from twostream.views.loading import ScoringViews, make_loader
-
-    stream = TrainedStream(folder, runtime.accelerator)
-    views = ScoringViews(examples, config.sampling, score, config.size, config.demean)
-    loader = make_loader(views, batch_size=1 if stream.device.type == "cpu" else 16, workers=runtime.workers)
-    with progress(len(examples), f"score {config.stream}", "clip") as bar:
-        for batch, _ in loader:  # [B, V, S, C, L, H, W]
-            clips, count = batch.shape[:2]
-            flat = stream.logits(batch.flatten(0, 1))
-            if bar.n == 0 and stream.device.type == "cpu":
-                keep_freed_memory()  # after a batch, when the process is as large as it gets
-            yield from flat.view(clips, count, -1).mean(1).numpy()
-            bar.update(clips)
 
 
 def _content(example: Example) -> str:

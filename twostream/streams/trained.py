@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from twostream.core.allocator import keep_freed_memory
 from twostream.core.device import device_of
 from twostream.errors import UserError
 from twostream.networks.weight_files import read_weights
+from twostream.params import Score
 from twostream.streams.config import read_config
 from twostream.streams.network import build_network
-from twostream.views.loading import normalise
+from twostream.views.examples import Example
+from twostream.views.loading import ScoringViews, make_loader, normalise
 
 _VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
 
@@ -52,3 +57,17 @@ class TrainedStream:
             for part in views.split(_VIEWS_AT_ONCE)
         ]
         return torch.cat(parts)
+
+    def score(self, examples: list[Example], score: Score, workers: int) -> Iterator[np.ndarray]:
+        """Yield the mean logits over the views of each clip, float32 [classes], in order.
+
+        On a CPU one clip at a time: its logits then do not depend on which other clips are scored with it.
+        """
+        views = ScoringViews(examples, self.sampling, score, self.config["size"], self.config["demean"])
+        on_cpu = self.device.type == "cpu"
+        for number, (batch, _) in enumerate(make_loader(views, batch_size=1 if on_cpu else 16, workers=workers)):
+            clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
+            logits = self.logits(batch.flatten(0, 1))
+            if on_cpu and number == 0:
+                keep_freed_memory()  # after a batch, when the process is as large as it gets
+            yield from logits.view(clips, count, -1).mean(1).numpy()

@@ -6,14 +6,12 @@ Nothing here imports torch or Lightning before it is known that there is somethi
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from twostream.clipstore import ClipReader
 from twostream.core.cache import FileCache, code_digest, key_of
@@ -22,34 +20,12 @@ from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
 from twostream.errors import UserError
 from twostream.networks.names import network_files
-from twostream.params import Runtime, Stream
+from twostream.params import Runtime
+from twostream.streams.task import Arithmetic, Task, best_epoch
 from twostream.views.examples import Example
 
 MODEL_FILES = ("model.pt", "history.json", "config.json")
 _CURVES = ("train_loss", "train_top1", "val_loss", "val_top1")
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything that the result of one training run follows from: the stream, its data, `train.precision`, ..."""
-
-    name: str
-    modality: str
-    stream: Stream
-    classes: list[str]
-    train: list[Example]
-    val: list[Example]
-    seed: int
-    precision: str
-    compile: bool = False
-
-
-class Arithmetic(NamedTuple):
-    """Where and how a training computes, as resolved on this machine. It changes results, so it is part of the key."""
-
-    device: str  # `cpu` or `cuda`
-    devices: int  # the batch is divided among them; batch norm then sees the clips of one device
-    precision: str  # in Lightning's words
 
 
 def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path, curves_dir: Path) -> None:
@@ -106,26 +82,6 @@ def _adopt(cache: FileCache, key: str, model_dir: Path) -> bool:
     return True
 
 
-def best_epoch(history: list[dict[str, Any]], clips: int) -> dict[str, Any]:
-    """Return the best epoch: the smallest validation loss among those about as accurate as the most accurate.
-
-    On a hundred validation clips the best top-1 is luck as much as skill; the loss also sees how confident the network
-    was. So an epoch counts if its top-1 is within one standard error of the best so far, and the last one to lower the
-    loss of those is the best. The rule looks back only, so that it can stop a training.
-
-    Args:
-        history: epochs in order, each with `val_top1` and `val_loss`; not empty.
-        clips: number of validation clips.
-    """
-    best, top = history[0], 0.0
-    for row in history:
-        top = max(top, row["val_top1"])
-        floor = top - math.sqrt(top * (1 - top) / clips)
-        if row["val_top1"] >= floor and (row["val_loss"] < best["val_loss"] or best["val_top1"] < floor):
-            best = row
-    return best
-
-
 class Curves:
     """The training curves on disk, as DVCLive writes them: one step per epoch."""
 
@@ -168,6 +124,7 @@ def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
 def _key(task: Task, arithmetic: Arithmetic) -> str:
     """Return what the result follows from: parameters, data, code and the kind of arithmetic."""
     weights = task.stream.weights
+    files = [Path(__file__).with_name("fitting.py"), *network_files(task.stream.model, weights)]
     return key_of(
         name=task.name,
         stream=task.stream.model_dump(),
@@ -177,7 +134,7 @@ def _key(task: Task, arithmetic: Arithmetic) -> str:
         arithmetic=arithmetic,
         torch=version("torch"),
         weights=sha256_of(weights) if os.path.isfile(weights) else weights,
-        code=code_digest(*import_closure([Path(__file__), *network_files(task.stream.model, weights)])),
+        code=code_digest(*import_closure(files)),
         train=[_content(example) for example in task.train],
         val=[_content(example) for example in task.val],
     )

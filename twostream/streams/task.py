@@ -1,0 +1,53 @@
+"""What one training run is given, and the rule that chooses its best epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from twostream.params import Stream
+from twostream.views.examples import Example
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that the result of one training run follows from: the stream, its data, `train.precision`, ..."""
+
+    name: str
+    modality: str
+    stream: Stream
+    classes: list[str]
+    train: list[Example]
+    val: list[Example]
+    seed: int
+    precision: str
+    compile: bool = False
+
+
+class Arithmetic(NamedTuple):
+    """Where and how a training computes, as resolved on this machine. It changes results, so it is part of the key."""
+
+    device: str  # `cpu` or `cuda`
+    devices: int  # the batch is divided among them; batch norm then sees the clips of one device
+    precision: str  # in Lightning's words
+
+
+def best_epoch(history: list[dict[str, Any]], clips: int) -> dict[str, Any]:
+    """Return the best epoch: the smallest validation loss among those about as accurate as the most accurate.
+
+    On a hundred validation clips the best top-1 is luck as much as skill; the loss also sees how confident the network
+    was. So an epoch counts if its top-1 is within one standard error of the best so far, and the last one to lower the
+    loss of those is the best. The rule looks back only, so that it can stop a training.
+
+    Args:
+        history: epochs in order, each with `val_top1` and `val_loss`; not empty.
+        clips: number of validation clips.
+    """
+    best, top = history[0], 0.0
+    for row in history:
+        top = max(top, row["val_top1"])
+        floor = top - math.sqrt(top * (1 - top) / clips)
+        if row["val_top1"] >= floor and (row["val_loss"] < best["val_loss"] or best["val_top1"] < floor):
+            best = row
+    return best
