@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_doctor,
         _add_check,
         _add_models,
+        _add_weights,
         _add_results,
         _add_predict,
         _add_serve,
@@ -141,6 +142,22 @@ def _models(args: argparse.Namespace) -> None:
     print(
         "timm/<name> is any other 2D network of timm, on RGB frames or stacked flow; inflated/<name> is its 3D version."
     )
+
+
+def _add_weights(commands: Any) -> None:
+    ahead = "`weights: pretrained` then finds them without a network."
+    parser = _command(commands, "weights", _weights, "fetch the pretrained weights of a network", ahead)
+    parser.add_argument("model", metavar="NAME", help="the network, such as i3d; `twostream models` lists them")
+
+
+def _weights(args: argparse.Namespace) -> None:
+    from twostream.core.files import sha256_of
+    from twostream.networks.registry import fetch_pretrained
+
+    published = fetch_pretrained(args.model)
+    file = published.file()
+    print(f"file:    {file}\nSHA-256: {sha256_of(file) if file else '-'}")
+    print(f"licence: {published.licence or 'the publisher states none'}")
 
 
 def _add_results(commands: Any) -> None:

@@ -16,7 +16,7 @@ from twostream.networks.names import network_files
 from twostream.params import Flow
 
 METHODS = get_args(Flow.model_fields["method"].annotation)
-NETWORKS = ["cnn3d_v1", "flow3d", "resnet18", "inflated/resnet18", "video/s3d", "timm/mobilenetv3_small_050"]
+NETWORKS = ["cnn3d_v1", "flow3d", "i3d", "resnet18", "inflated/resnet18", "video/s3d", "timm/mobilenetv3_small_050"]
 TRAINING = [ROOT / f"twostream/streams/{name}.py" for name in ("fitting", "trained")]
 
 

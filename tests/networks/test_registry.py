@@ -61,6 +61,7 @@ COUNTS = {
     ("cnn3d_v2", "rgb"): 325_875,
     ("resnet50", "rgb"): 25_557_032 - 2049 * 1000 + 2049 * 51,
     ("resnet18", "rgb"): 11_689_512 - 513 * 1000 + 513 * 51,
+    ("i3d", "rgb"): 12_697_264 - 1025 * 400 + 1025 * 51,
     ("video/r3d_18", "rgb"): 33_371_472 - 513 * 400 + 513 * 51,
     ("video/r2plus1d_18", "rgb"): 31_505_325 - 513 * 400 + 513 * 51,
     ("video/mc3_18", "rgb"): 11_695_440 - 513 * 400 + 513 * 51,
@@ -124,6 +125,7 @@ def test_dropout_is_before_the_last_layer_and_only_in_training(name):
         ("timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
         ("inflated/timm/tf_efficientnet_lite0", [127.5] * 3, [127.5] * 3),
         ("video/r3d_18", [110.2008, 100.63983, 95.99475], [58.14765, 56.46975, 55.332195]),
+        ("i3d", [127.5] * 3, [127.5] * 3),
         ("video/swin3d_t", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
     ],
 )
@@ -134,8 +136,9 @@ def test_rgb_is_normalised_as_the_weights_were_trained(name, mean, std):
 
 
 def test_flow_is_normalised_around_zero_motion_for_every_model():
-    for name in ("flow3d", "resnet18", "timm/test_resnet", "video/r3d_18", "inflated/resnet18"):
-        assert make(name, "flow").normalisation == {"mean": [128.0, 128.0], "std": [57.6, 57.6]}
+    for name in ("flow3d", "resnet18", "timm/test_resnet", "video/r3d_18", "inflated/resnet18", "i3d"):
+        std = 127.0 if name == "i3d" else 57.6  # its flow weights were trained on -1 to 1
+        assert make(name, "flow").normalisation == {"mean": [128.0, 128.0], "std": [std, std]}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/tf_efficientnet_lite0", "timm/resnet18", "video/r3d_18"])

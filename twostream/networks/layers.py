@@ -26,6 +26,10 @@ class Published(Protocol):
     def model(self) -> str:
         """The network's name."""
 
+    @property
+    def licence(self) -> str | None:
+        """The licence, None where the publisher states none."""
+
     def load(self, classes: int, input_size: int) -> dict[str, torch.Tensor]:
         """Return the state dict, fetched where it is not on this machine. Raises a UserError where it cannot be."""
 
@@ -46,6 +50,9 @@ class Family(NamedTuple):
     images: bool = False  # whether the networks take images rather than `[B, C, L, H, W]`
     normalisation: Callable[[str], tuple[list[float], list[float]]] = imagenet  # mean and std of RGB in 0 to 1
     published: Callable[[str, str], Published | None] = lambda name, weights: None  # see `find_published`
+    # Flow is (code - 128) / flow_scale. The default is the scale of ImageNet's normalised pixels (0.226 * 255), as in
+    # Wang et al. 2016.
+    flow_scale: float = 57.6
 
 
 class StackedFrames(nn.Module):

@@ -24,6 +24,7 @@ class TorchvisionWeights:
 
     model: str
     weights: Any
+    licence: str | None = None  # torchvision states none for its weights
 
     def load(self, classes: int, input_size: int) -> State:
         """Return the state dict, fetched where torchvision has not cached it.

@@ -27,9 +27,6 @@ _EXAMPLES = (
     f"{INFLATED}{TIMM}tf_efficientnet_lite0",
 )
 
-# Zero motion is code 128. The scale is that of ImageNet's normalised pixels (0.226 * 255), as in Wang et al. 2016.
-_FLOW_NORMALISATION = {"mean": [128.0, 128.0], "std": [57.6, 57.6]}
-
 
 class SegmentConsensus(nn.Module):
     """A network over the segments of a clip: the mean of their logits (Wang et al. 2016, equation 1).
@@ -69,7 +66,7 @@ def create_model(
     """Build a network for views of `frames` frames of `input_size` x `input_size` pixels.
 
     Random weights follow from torch's global seed. RGB is normalised as the published weights of the architecture
-    expect, whether or not they are used; flow by its code (128 is zero, 57.6 the scale).
+    expect, whether or not they are used; flow by its code (128 is zero) and the family's scale.
 
     Args:
         name: as `check_model_name` takes it.
@@ -122,6 +119,22 @@ def find_published(name: str, weights: str) -> Published | None:
     published = _family(name).published(name.removeprefix(INFLATED), weights)
     if weights == "pretrained" and published is None:
         raise UserError(f"{name}: there are no pretrained weights for it; use weights: none or the path of a file")
+    return published
+
+
+def fetch_pretrained(name: str) -> Published:
+    """Fetch the weights that `pretrained` means for a network, unless they are on this machine; return them.
+
+    Raises:
+        UserError: no such network, no such weights, or they cannot be fetched.
+    """
+    try:
+        check_model_name(name, "rgb")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    published = find_published(name, "pretrained")
+    assert published  # or `find_published` would have raised
+    published.load(classes=1, input_size=_usual_input(name, "rgb")[-1])
     return published
 
 
@@ -216,7 +229,8 @@ def _check_input(name: str, base: BaseNetwork, channels: int, frames: int, size:
 
 
 def _normalisation(name: str, modality: str) -> dict[str, list[float]]:
+    family = _family(name)
     if modality == "flow":
-        return copy.deepcopy(_FLOW_NORMALISATION)
-    mean, std = _family(name).normalisation(name.removeprefix(INFLATED))
+        return {"mean": [128.0] * 2, "std": [family.flow_scale] * 2}  # zero motion is code 128
+    mean, std = family.normalisation(name.removeprefix(INFLATED))
     return {"mean": [round(255 * m, 6) for m in mean], "std": [round(255 * s, 6) for s in std]}

@@ -28,6 +28,11 @@ class TimmWeights:
     model: str
     config: Any
 
+    @property
+    def licence(self) -> str | None:
+        """As :attr:`layers.Published.licence`."""
+        return self.config.license
+
     def load(self, classes: int, input_size: int) -> State:
         """As :meth:`layers.Published.load`."""
         hub = self.config.hf_hub_id
