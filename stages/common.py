@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def _stop_on_signals() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     """Raise SystemExit, which libraries leave alone: Lightning turns a KeyboardInterrupt into exit code 1."""
+    if multiprocessing.parent_process():  # in a loader's process, which Ctrl-C reaches too and which PyTorch ends
+        raise KeyboardInterrupt
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, signal.SIG_DFL)  # a second one ends the stage at once
     atexit.register(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from miniature import heed_ctrl_c
 
 STAGE = """
 import time
@@ -41,6 +42,7 @@ def _stopped(folder: Path, name: signal.Signals, slow_import: str = "") -> tuple
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     assert stage.stdout.readline() == "started\n"
     stage.send_signal(name)

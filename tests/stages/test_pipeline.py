@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -10,90 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT
+from miniature import ENVIRONMENT, interrupted, make_project, miniature, processes_in, ran, run, set_values, wait
 
 pytestmark = pytest.mark.slow
-
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DVC_ROOT", "DVC_STAGE")},
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "GIT_AUTHOR_NAME": "test",
-    "GIT_AUTHOR_EMAIL": "test@example.org",
-    "GIT_COMMITTER_NAME": "test",
-    "GIT_COMMITTER_EMAIL": "test@example.org",
-    "DVC_NO_ANALYTICS": "1",
-}
-
-
-def _miniature(values: dict) -> dict:
-    """Return parameters of two small streams on 36 clips and two splits; `spatial` trains long enough to be killed."""
-    values = copy.deepcopy(values)
-    values["dataset"]["splits"] = [1, 2]
-    values["dataset"]["demo"].update(groups=4, takes=1, frames=10, width=64, height=48)
-    values["dataset"]["val_fraction"] = 0.34
-    values["train"].update(rgb=["spatial"], flow=["temporal"])
-    for stream in values["streams"].values():
-        stream.update(size=32, epochs=1, patience=1, batch_size=9)
-        stream["sampling"].update(frames=min(4, stream["sampling"]["frames"]))
-    values["streams"]["spatial"].update(epochs=5, patience=5)
-    values["score"].update(segments=2)
-    values["evaluate"].update(bootstrap=100)
-    values["report"].update(examples=2)
-    values["runtime"].update(workers=2)
-    return values
-
-
-def _project(folder: Path, values: dict) -> Path:
-    """Make a fresh clone of what git tracks, with these parameters committed and no results."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if name.startswith(("tests/", "metrics/", "models/")) and not name.endswith(".gitignore"):
-            continue
-        if name != "dvc.lock" and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "miniature"]):
-        subprocess.run(command, cwd=folder, check=True, env=ENVIRONMENT)
-    return folder
-
-
-def _run(project: Path, *command: str, check: bool = True, stdout_only: bool = False) -> str:
-    done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
-    output = done.stdout if stdout_only else done.stdout + done.stderr
-    assert not check or done.returncode == 0, output
-    return output
-
-
-def _ran(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
-
-
-def _set(project: Path, section: str, **changes: object) -> None:
-    values = yaml.safe_load((project / "params.yaml").read_text())
-    values[section].update(changes)
-    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory, demo_values) -> Path:
-    project = _project(tmp_path_factory.mktemp("project"), _miniature(demo_values))
-    output = _run(project, "dvc", "repro")
-    assert len(_ran(output)) == 18
-    _run(project, "git", "add", "-A")
-    _run(project, "git", "commit", "-qm", "results")
-    return project
 
 
 def test_one_command_gives_streams_fusion_metrics_and_a_report(built):
@@ -121,17 +44,17 @@ def _mean_over_splits(project: Path, name: str) -> float:
 
 
 def test_a_stage_is_a_script_that_explains_itself(built):
-    assert "Write data/clips.csv" in _run(built, sys.executable, "stages/probe.py", "--help")
-    assert "--stream" in _run(built, sys.executable, "-m", "stages.train", "--help")
+    assert "Write data/clips.csv" in run(built, sys.executable, "stages/probe.py", "--help")
+    assert "--stream" in run(built, sys.executable, "-m", "stages.train", "--help")
 
 
 def test_a_second_run_runs_nothing_and_leaves_git_clean(built):
-    assert _ran(_run(built, "dvc", "repro")) == []
-    assert _run(built, "git", "status", "--porcelain") == ""
+    assert ran(run(built, "dvc", "repro")) == []
+    assert run(built, "git", "status", "--porcelain") == ""
 
 
 def test_results_prints_every_stream_and_the_fusion(built):
-    output = _run(built, "twostream", "results")
+    output = run(built, "twostream", "results")
     for name in ("spatial", "temporal", "fusion"):
         assert re.search(rf"^{name} +\d", output, re.MULTILINE)
 
@@ -143,7 +66,7 @@ def test_another_seed_or_part_of_validation_decodes_nothing(built, section, chan
     (values[section] if section else values).update(change)
     try:
         (built / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        planned = _ran(_run(built, "dvc", "repro", "--dry", "extract_rgb", "split"))
+        planned = ran(run(built, "dvc", "repro", "--dry", "extract_rgb", "split"))
     finally:
         (built / "params.yaml").write_text(before)
     assert planned == ["split"]
@@ -161,7 +84,7 @@ def test_editing_a_module_reruns_the_stages_that_it_shapes_and_no_others(built):
     try:
         for module, text in before.items():
             (built / module).write_text(text + "\nEDITED = True\n")
-        status = json.loads(_run(built, "dvc", "status", "--json", stdout_only=True))
+        status = json.loads(run(built, "dvc", "status", "--json", stdout_only=True))
     finally:
         for module, text in before.items():
             (built / module).write_text(text)
@@ -176,59 +99,52 @@ def test_editing_a_module_reruns_the_stages_that_it_shapes_and_no_others(built):
         assert changed == expected
 
 
-def test_an_experiment_runs_what_its_parameter_concerns_can_be_compared_and_set_back_for_nothing(built):
-    output = _run(built, "dvc", "exp", "run", "-S", "fusion.method=average", "--name", "averaged")
-    assert _ran(output) == ["fuse@1", "fuse@2", "evaluate", "report"]
-    assert "averaged" in _run(built, "dvc", "exp", "show", "--csv")
-    assert "fusion" in _run(built, "dvc", "params", "diff")
-    assert "fusion.top1" in _run(built, "dvc", "metrics", "diff", "--all", "--md")
-    plots = _run(built, "dvc", "plots", "diff", "HEAD", "--json")
-    assert "metrics/curves.csv" in plots and '"errors"' not in plots
-    _run(built, "git", "checkout", "-q", ".")
-    assert _ran(_run(built, "dvc", "repro")) == []
-    assert _run(built, "git", "status", "--porcelain") == ""
-
-
-def test_a_fresh_clone_killed_in_training_loses_no_finished_epoch_and_gives_the_same_bytes(
+def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_and_gives_the_same_bytes(
     built, tmp_path, demo_values
 ):
-    clone = _project(tmp_path / "clone", _miniature(demo_values))
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(["dvc", "repro"], cwd=clone, env=ENVIRONMENT, stdout=log, stderr=log)
-        _wait(lambda: "epoch 2/5" in (tmp_path / "log").read_text(), seconds=300)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    _wait(lambda: not _stages_of(clone))
-    done = len(re.findall(r"^epoch \d", (tmp_path / "log").read_text(), re.MULTILINE))
+    clone = make_project(tmp_path / "clone", miniature(demo_values))
+    output = interrupted(clone, signal.SIGINT, ["dvc", "repro"], "epoch 2/5")
+    done = len(re.findall(r"epoch \d/5:", output))
+    assert done < 5, "stopped too late to mean anything"
+    assert f"spatial: the next run starts with epoch {done + 1}\n" in output
+    assert "\nstopped; finished work is kept: run the same command again to go on\n" in output
+    assert "exited with 130" in output and "Traceback" not in output
+
+    output = interrupted(clone, signal.SIGKILL, ["dvc", "repro"], r"(?s)best epoch.*epoch 2/5")  # of the second split
+    assert f"spatial: going on after epoch {done}\n" in output
+    first, second = output.split("best epoch")
+    assert len(re.findall(r"epoch \d/5:", first)) == 5 - done
+    done = len(re.findall(r"epoch \d/5:", second))
     assert done < 5, "killed too late to mean anything"
-    output = _run(clone, "dvc", "repro")
-    assert re.search(rf"spatial: .*after epoch {done}$", output, re.MULTILINE)
-    assert len(re.findall(r"^epoch \d/5", output, re.MULTILINE)) == 5 - done + 5  # of the first and the second split
+
+    output = run(clone, "dvc", "repro")
+    assert f"spatial: going on after epoch {done}\n" in output
+    assert len(re.findall(r"epoch \d/5:", output)) == 5 - done
     assert (clone / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
     assert (clone / "metrics" / "report.html").read_bytes() == (built / "metrics" / "report.html").read_bytes()
 
 
 def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_no_process_behind(tmp_path, demo_values):
-    values = _miniature(demo_values)
-    values["dataset"]["demo"].update(frames=60, width=160, height=120)
+    values = miniature(demo_values)
+    values["dataset"]["demo"].update(frames=25, width=160, height=120)
     values["flow"]["tvl1"]["preset"] = "accurate"  # slow enough to be killed in the middle
-    project = _project(tmp_path / "project", values)
-    _run(project, "dvc", "repro", "probe")
+    project = make_project(tmp_path / "project", values)
+    run(project, "dvc", "repro", "probe")
     index = project / ".dvc" / "cache" / "twostream" / "index"
     # One of these shells replaces itself by the stage, the other waits for it.
     for bound, shell in enumerate(["/bin/sh", shutil.which("bash") or "/bin/sh"], start=8):
-        _set(project, "flow", bound=float(bound))  # so that the cache of the other shell serves nothing
+        set_values(project, "flow", bound=float(bound))  # so that the cache of the other shell serves nothing
         before = _count(index)
         environment = {**ENVIRONMENT, "SHELL": shell}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(["dvc", "repro", "extract_flow"], cwd=project, env=environment, **quiet)
-        _wait(lambda before=before: _count(index) >= before + 4)
+        wait(lambda before=before: _count(index) >= before + 4)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        _wait(lambda: not _stages_of(project))
+        wait(lambda: not processes_in(project))
         finished = _count(index) - before
         assert finished < 36, "killed too late to mean anything"
-        output = _run(project, "dvc", "repro", "extract_flow")
+        output = run(project, "dvc", "repro", "extract_flow")
         assert f"flow: 36 clips, {36 - finished} extracted, {finished} from the cache" in output
         assert len(list((project / "data" / "flow").rglob("*.zip"))) == 36
 
@@ -236,8 +152,8 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_no_process_behin
 def test_a_wrong_parameter_is_one_line_and_no_stage_starts_work(built):
     before = (built / "params.yaml").read_text()
     try:
-        _set(built, "flow", bound=-1)
-        output = _run(built, "dvc", "repro", "extract_flow", check=False)
+        set_values(built, "flow", bound=-1)
+        output = run(built, "dvc", "repro", "extract_flow", check=False)
     finally:
         (built / "params.yaml").write_text(before)
     assert "ERROR: params.yaml: flow.bound: -1" in output and "Traceback" not in output
@@ -245,24 +161,3 @@ def test_a_wrong_parameter_is_one_line_and_no_stage_starts_work(built):
 
 def _count(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
-
-
-def _wait(condition, seconds: float = 60):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"nothing happened within {seconds:g} s")
-
-
-def _stages_of(project: Path) -> list[str]:
-    """Return the ids of the processes that still run in the project."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.path.samefile(f"/proc/{pid}/cwd", project):
-                found.append(pid)
-        except OSError:
-            continue
-    return found
