@@ -21,16 +21,17 @@ def test_a_relative_source_outside_the_project_is_named_with_its_absolute_path(p
     assert absent_in_experiments(str(project.parent / "clips")) == ""
 
 
-def test_an_untracked_source_inside_can_be_written_absolute_or_be_added(project):
-    assert f"write {project / 'mine'}, or run `dvc add mine`" in absent_in_experiments("mine")
+@pytest.mark.parametrize("source", ["mine", "./mine/"])
+def test_an_untracked_source_inside_is_to_be_added(project, source):
+    assert absent_in_experiments(source).endswith("run `dvc add mine` and `git add mine.dvc`")
 
 
-@pytest.mark.parametrize("source", ["mine", "mine/wave", "mine/"])
-def test_a_source_that_git_or_dvc_tracks_is_there(project, source):
+@pytest.mark.parametrize("tracked", ["mine", "mine.dvc"])
+@pytest.mark.parametrize("source", ["mine", "mine/wave", "./mine/"])
+def test_a_source_that_git_or_dvc_tracks_is_there(project, source, tracked):
     (project / "mine.dvc").write_text("outs: []")
-    assert absent_in_experiments(source) == ""
-    (project / "mine.dvc").unlink()
-    subprocess.run(["git", "add", "mine"], check=True)
+    assert absent_in_experiments(source)  # the file of DVC is not enough: git must know it
+    subprocess.run(["git", "add", tracked], check=True)
     assert absent_in_experiments(source) == ""
 
 

@@ -84,6 +84,16 @@ def test_mirrors_are_tried_in_order_and_each_failure_is_reported(tmp_path, monke
     assert len(lines) == 4 and all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
+def test_a_local_mirror_is_found_from_the_temporary_workspace_of_an_experiment(tmp_path, monkeypatch):
+    (tmp_path / "project" / "downloads").mkdir(parents=True)
+    archive(tmp_path / "project" / "downloads" / "x.zip", "a.avi")
+    (tmp_path / "workspace").mkdir()
+    monkeypatch.chdir(tmp_path / "workspace")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    source = mirrors(tmp_path / "m.yaml", {"path": "downloads/x.zip"})
+    assert obtain(source, tmp_path / "scratch", names) == ["a.avi"]
+
+
 def test_when_no_mirror_can_be_used_one_line_lists_them_and_where_to_put_a_copy(tmp_path, monkeypatch):
     def download(*_: object) -> Path:
         raise UserError("404")
