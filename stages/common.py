@@ -17,6 +17,8 @@ from twostream.core.parallel import exit_with_parent
 from twostream.errors import UserError
 from twostream.params import Params, load_params
 
+FROM_CACHE = "from the cache"  # what a stage's `cost` calls work that is done
+
 
 def run(stage: Callable[..., None], *arguments: str) -> None:
     """Run a stage as a script: `stage(params, **arguments)`, where each argument is a required `--option`.
@@ -64,7 +66,14 @@ if getattr(sys.modules["__main__"].__spec__, "parent", None) == __package__:
 
 
 def open_cache() -> FileCache:
-    """Return the file cache next to DVC's own, which experiments in temporary workspaces share, after a sweep."""
+    """Return the file cache after a sweep."""
+    cache = find_cache()
+    cache.sweep()
+    return cache
+
+
+def find_cache() -> FileCache:
+    """Return the file cache next to DVC's own, which experiments in temporary workspaces share."""
     from dvc.config import Config
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
@@ -74,9 +83,7 @@ def open_cache() -> FileCache:
     except NotDvcRepoError:
         return FileCache(Path(".cache"), None)
     cache_dir = Path(Config(dvc_dir)["cache"].get("dir") or Path(dvc_dir) / "cache")
-    cache = FileCache(cache_dir / "twostream", cache_dir / "files" / "md5")
-    cache.sweep()
-    return cache
+    return FileCache(cache_dir / "twostream", cache_dir / "files" / "md5")
 
 
 def modality_of(params: Params, stream: str) -> str:

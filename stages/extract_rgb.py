@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from stages.common import open_cache, run
+from stages.common import FROM_CACHE, find_cache, open_cache, run
+from twostream.clipstore.extract import count_missing, rgb_job
 from twostream.clipstore.extract import extract_rgb as extract
 from twostream.datasets.tables import read_clips
 from twostream.params import Params
@@ -13,6 +14,13 @@ def extract_rgb(params: Params) -> None:
     clips = read_clips("data/clips.csv")
     counts = extract(clips, Path("data/videos"), Path("data/rgb"), params.rgb, open_cache(), params.runtime.workers)
     print("rgb: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
+
+
+def cost(params: Params) -> dict[str, int]:
+    """Return what `extract_rgb` would do: numbers of clips."""
+    job = rgb_job(params.rgb, find_cache())
+    todo, cached = count_missing(read_clips("data/clips.csv"), Path("data/videos"), Path("data/rgb"), job)
+    return {"clips to extract": todo, FROM_CACHE: cached}
 
 
 if __name__ == "__main__":

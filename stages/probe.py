@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from stages.common import open_cache, run
+from stages.common import FROM_CACHE, find_cache, open_cache, run
 from twostream.core.cache import RecordCache
-from twostream.datasets.probing import list_and_probe
+from twostream.datasets.probing import count_undecoded, list_and_probe
 from twostream.datasets.tables import write_table
 from twostream.params import Params
 
@@ -14,6 +14,13 @@ def probe(params: Params) -> None:
     cache = RecordCache(open_cache().root / "probes.jsonl")
     clips = list_and_probe(params.dataset, Path("data/videos"), Path("data/annotations"), cache, params.runtime.workers)
     write_table(clips, "data/clips.csv")
+
+
+def cost(params: Params) -> dict[str, int]:
+    """Return what `probe` would do: numbers of clips."""
+    cache = RecordCache(find_cache().root / "probes.jsonl")
+    todo, cached = count_undecoded(params.dataset, Path("data/videos"), Path("data/annotations"), cache)
+    return {"clips to decode": todo, FROM_CACHE: cached}
 
 
 if __name__ == "__main__":

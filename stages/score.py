@@ -4,21 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common import modality_of, open_cache, run
+from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
 from twostream.datasets.tables import read_clips, read_split
 from twostream.fusion.scores import Scores, write_scores
 from twostream.params import Params
-from twostream.streams.scoring import score_clips
-from twostream.views.examples import list_examples
+from twostream.streams.scoring import count_unscored, score_clips
+from twostream.views.examples import Example, list_examples
 
 
 def score(params: Params, stream: str, split: str) -> None:
     """Write data/scores/split<n>/<stream>.npz: for every validation and test clip its logits, the mean over views."""
-    clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
-    folder = Path("data") / modality_of(params, stream)
-    examples = [
-        (subset, example) for subset in ("val", "test") for example in list_examples(clips, assignment, folder, subset)
-    ]
+    examples = _examples(params, stream, split)
     model = Path(f"models/{stream}-{split}")
     cache = open_cache().root / "scores"
     classes, logits = score_clips(model, [example for _, example in examples], params.score, params.runtime, cache)
@@ -30,6 +26,23 @@ def score(params: Params, stream: str, split: str) -> None:
         logits=logits,
     )
     write_scores(Path(f"data/scores/split{split}/{stream}.npz"), scores)
+
+
+def cost(params: Params, stream: str, split: str) -> dict[str, int]:
+    """Return what `score` would do: numbers of clips."""
+    examples = [example for _, example in _examples(params, stream, split)]
+    cache = find_cache().root / "scores"
+    todo, cached = count_unscored(Path(f"models/{stream}-{split}"), examples, params.score, params.runtime, cache)
+    return {"clips to score": todo, FROM_CACHE: cached}
+
+
+def _examples(params: Params, stream: str, split: str) -> list[tuple[str, Example]]:
+    """Return the clips to score, each with its subset."""
+    clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
+    folder = Path("data") / modality_of(params, stream)
+    return [
+        (subset, example) for subset in ("val", "test") for example in list_examples(clips, assignment, folder, subset)
+    ]
 
 
 if __name__ == "__main__":

@@ -2,20 +2,34 @@
 
 from pathlib import Path
 
-from stages.common import modality_of, open_cache, run
+from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
 from twostream.streams.task import Task
-from twostream.streams.training import train_stream
+from twostream.streams.training import finished_epochs, train_stream
 from twostream.views.examples import list_examples
 
 
 def train(params: Params, stream: str, split: str) -> None:
     """Write models/<stream>-<split>/ and the training curves in metrics/train/<stream>-<split>/."""
+    model, curves = (Path(folder) / f"{stream}-{split}" for folder in ("models", "metrics/train"))
+    train_stream(_task(params, stream, split), open_cache(), params.runtime, model, curves)
+
+
+def cost(params: Params, stream: str, split: str) -> dict[str, int]:
+    """Return what `train` would do: streams by the epoch from which they train."""
+    model = Path(f"models/{stream}-{split}")
+    finished = finished_epochs(_task(params, stream, split), find_cache(), params.runtime, model)
+    if finished is None:
+        return {FROM_CACHE: 1}
+    return {f"streams to train from epoch {finished + 1} of {params.streams[stream].epochs}": 1}
+
+
+def _task(params: Params, stream: str, split: str) -> Task:
     modality = modality_of(params, stream)
     clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
     folder = Path("data") / modality
-    task = Task(
+    return Task(
         name=stream,
         modality=modality,
         stream=params.streams[stream],
@@ -26,8 +40,6 @@ def train(params: Params, stream: str, split: str) -> None:
         precision=params.train.precision,
         compile=params.train.compile,
     )
-    run_name = f"{stream}-{split}"
-    train_stream(task, open_cache(), params.runtime, Path("models") / run_name, Path("metrics/train") / run_name)
 
 
 if __name__ == "__main__":

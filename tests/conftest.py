@@ -15,3 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 def demo_values() -> dict:
     """The demo profile as a plain mapping; copy it before changing anything."""
     return load_profile("demo")
+
+
+@pytest.fixture(scope="session")
+def small_project(tmp_path_factory, demo_values):
+    """A built project to edit: call `restore` before."""
+    from small_project import build
+
+    return build(tmp_path_factory.mktemp("small"), demo_values)

@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_profile,
         _add_doctor,
         _add_check,
+        _add_why,
         _add_models,
         _add_weights,
         _add_results,
@@ -126,6 +127,23 @@ def _check(args: argparse.Namespace) -> None:
     print(f"{args.file}: valid. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
     if warning := absent_in_experiments(params.dataset.source):
         print(f"WARNING: {warning}")
+
+
+def _add_why(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "why",
+        _why,
+        "list what has changed and what the next run will cost",
+        "Names the parameters, files and code for which `dvc repro STAGE` would run stages. Nothing is run or written.",
+    )
+    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, such as train_rgb (all stages)")
+
+
+def _why(args: argparse.Namespace) -> None:
+    from twostream.why import why
+
+    print(why(args.stage))
 
 
 def _add_models(commands: Any) -> None:

@@ -26,7 +26,9 @@ def test_a_file_is_built_once(tmp_path):
         builds.append(1)
         path.write_text("content")
 
+    assert not cache.has(key)
     assert cache.make(key, tmp_path / "out" / "x", build) is True
+    assert cache.has(key)
     (tmp_path / "out" / "x").unlink()
     assert cache.make(key, tmp_path / "out" / "x", build) is False
     assert (tmp_path / "out" / "x").read_text() == "content"

@@ -23,7 +23,7 @@ from twostream.streams.network import build_network
 from twostream.streams.scoring import score_clips
 from twostream.streams.task import Task, best_epoch
 from twostream.streams.trained import TrainedStream
-from twostream.streams.training import train_stream
+from twostream.streams.training import finished_epochs, train_stream
 from twostream.views.examples import Example
 from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise, read_scoring_views
 
@@ -66,6 +66,10 @@ def _train(task, root, cache="cache"):
     return (root / "model" / "model.pt").read_bytes()
 
 
+def _finished(task, root):
+    return finished_epochs(task, FileCache(root / "cache", None), RUNTIME, root / "model")
+
+
 def _scored(root, examples, protocol):
     return score_clips(root / "model", examples, protocol, RUNTIME, root / "scores")[1]
 
@@ -103,6 +107,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(task, tmp_path,
     with pytest.raises(SystemExit, match="130"):
         _train(task, tmp_path / "cut")
     assert "the next run starts with epoch 3" in capsys.readouterr().out
+    assert _finished(task, tmp_path / "cut") == 2
     seen.clear()
     seen += [2, 2]  # let it pass this time
     resumed = _train(task, tmp_path / "cut")
@@ -146,7 +151,9 @@ def test_memory_is_kept_once_a_step_has_shown_how_much_it_takes(task, tmp_path, 
 
 
 def test_a_finished_run_is_not_trained_again(task, tmp_path, monkeypatch):
+    assert _finished(task, tmp_path / "run") == 0
     first = _train(task, tmp_path / "run")
+    assert _finished(task, tmp_path / "run") is None
     (tmp_path / "run" / "model" / "model.pt").unlink()  # as DVC does before it runs a stage
     monkeypatch.setattr(fitting._Module, "training_step", lambda *_: pytest.fail("trained again"))
     assert _train(task, tmp_path / "run") == first
@@ -160,10 +167,18 @@ def test_a_model_that_was_pulled_is_not_trained_again(task, tmp_path, monkeypatc
     first = Path("models/v2-1/model.pt").read_bytes()
     as_pulled("models/v2-1", "objects")
     monkeypatch.setattr(fitting._Module, "training_step", lambda *_: pytest.fail("trained again"))
+    assert finished_epochs(task, FileCache("second", "objects"), *runtime[:2]) is None
     train_stream(task, FileCache("second", "objects"), *runtime)
     assert Path("models/v2-1/model.pt").read_bytes() == first
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train_stream(_with(task, epochs=2), FileCache("third", "objects"), *runtime)
+
+
+def test_renamed_clips_in_the_same_order_are_not_trained_again(task, tmp_path):
+    _train(task, tmp_path)
+    renamed = [dataclasses.replace(example, clip_id=f"{example.clip_id}-new") for example in task.train]
+    assert _finished(dataclasses.replace(task, train=renamed), tmp_path) is None
+    assert _finished(dataclasses.replace(task, train=renamed[::-1]), tmp_path) == 0
 
 
 def test_frames_that_changed_train_again_whatever_the_clips_say_of_themselves(task, tmp_path):

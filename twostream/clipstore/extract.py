@@ -86,7 +86,12 @@ def extract_rgb(
     def extract_all(job: Job, missing: list[Clip]) -> Iterable[Result]:
         return unordered(functools.partial(extract_rgb_clip, job), missing, workers=workers, what="rgb")
 
-    return extract(clips, videos, out, Job("rgb", settings, rgb_fingerprint(settings), cache), workers, extract_all)
+    return extract(clips, videos, out, rgb_job(settings, cache), workers, extract_all)
+
+
+def rgb_job(settings: Rgb, cache: FileCache) -> Job:
+    """Return what all clips of the extraction have in common."""
+    return Job("rgb", settings, rgb_fingerprint(settings), cache)
 
 
 def extract_rgb_clip(job: Job, clip: Clip) -> Result:
@@ -117,8 +122,12 @@ def extract_flow(
         with FlowServer(solver, settings.bound) as server:
             return list(run(functools.partial(extract_flow_clip_gpu, job, server.address), missing))
 
-    job = Job("flow", settings, flow_fingerprint(settings, device), cache)
-    return extract(clips, videos, out, job, workers, extract_all)
+    return extract(clips, videos, out, flow_job(settings, cache), workers, extract_all)
+
+
+def flow_job(settings: Flow, cache: FileCache) -> Job:
+    """Return what all clips of the extraction have in common; raise a UserError as `resolve_device` does."""
+    return Job("flow", settings, flow_fingerprint(settings, resolve_device(settings)), cache)
 
 
 def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
@@ -152,8 +161,7 @@ def extract(
     Raises:
         UserError: a clip that could be read when it was listed cannot be read now.
     """
-    usable = clips[clips["status"] == "ok"]
-    todo = [Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
+    todo = _readable(clips, videos, out)
     look_up = functools.partial(in_threads, functools.partial(_look_up, job), workers=workers)
     results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
@@ -176,6 +184,21 @@ def extract(
     return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
 
 
+def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tuple[int, int]:
+    """Return how many clips `extract` would extract, and how many it would take from the cache."""
+    todo = _readable(clips, videos, out)
+    digests = in_threads(sha256_of, [clip.video for clip in todo], workers=0, what=f"{job.modality}: cached")
+    missing = [key for key in map(job.key, digests) if not job.cache.has(key)]
+    pulled = _pulled(job, out) if missing else {}
+    count = sum(key not in pulled for key in missing)
+    return count, len(todo) - count
+
+
+def _readable(clips: pd.DataFrame, videos: Path, out: Path) -> list[Clip]:
+    usable = clips[clips["status"] == "ok"]
+    return [Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
+
+
 def _look_up(job: Job, clip: Clip) -> Result:
     """Serve a clip from the cache if its video and all that shapes its bytes are unchanged."""
     try:
@@ -186,7 +209,15 @@ def _look_up(job: Job, clip: Clip) -> Result:
 
 
 def _adopt(job: Job, out: Path) -> bool:
-    """Record in the cache the clips that DVC pulled from another machine, and return whether there are any.
+    """Record in the cache the clips that DVC pulled from another machine, and return whether there are any."""
+    pulled = _pulled(job, out)
+    for key, stored in pulled.items():
+        job.cache.record(key, stored)
+    return bool(pulled)
+
+
+def _pulled(job: Job, out: Path) -> dict[str, Path]:
+    """Return the clips that DVC pulled from another machine, by their keys in the cache.
 
     `dvc pull` brings the clips and the fingerprint of their extraction, but not the cache of the machine that made
     them.
@@ -194,11 +225,12 @@ def _adopt(job: Job, out: Path) -> bool:
     recorded = job.cache.recorded(out)
     fingerprint = recorded.pop(FINGERPRINT_FILE, None)
     if fingerprint is None or json.loads(fingerprint.read_bytes()) != job.fingerprint:
-        return False
+        return {}
+    pulled = {}
     for stored in recorded.values():
         with contextlib.suppress(UserError), ClipReader(stored) as clip:
-            job.cache.record(job.key(clip.meta["source"].removeprefix("sha256:")), stored)
-    return bool(recorded)
+            pulled[job.key(clip.meta["source"].removeprefix("sha256:"))] = stored
+    return pulled
 
 
 def _write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:

@@ -62,16 +62,17 @@ class FileCache:
 
     def serve(self, key: str, target: Path) -> bool:
         """Put the recorded file for `key` at `target`; return False where there is none or its content has changed."""
-        try:
-            digest = json.loads(self._entry(key).read_text())["md5"]
-        except (FileNotFoundError, ValueError, KeyError):
-            return False
-        for stored in (self._object(digest), self._pending(digest)):
+        digest, copies = self._copies(key)
+        for stored in copies:
             # A file that was edited in place or cut short by a power failure must not spread.
-            if stored is not None and stored.is_file() and md5_of(stored) == digest:
+            if md5_of(stored) == digest:
                 share(stored, target)
                 return True
         return False
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a recorded file for `key`; only `serve` also compares its content."""
+        return bool(self._copies(key)[1])
 
     def recorded(self, output: Path) -> dict[str, Path]:
         """Return the files of an output folder as dvc.lock records them: path in the folder, and DVC's object.
@@ -103,6 +104,15 @@ class FileCache:
             if not _alive(unfinished.name.rpartition(".")[2]):
                 unfinished.unlink(missing_ok=True)
 
+    def _copies(self, key: str) -> tuple[str, list[Path]]:
+        """Return the recorded digest of the file for `key`, and the files that should have this content."""
+        try:
+            digest = json.loads(self._entry(key).read_text())["md5"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return "", []
+        stored = (self._object(digest), self._pending(digest))
+        return digest, [path for path in stored if path is not None and path.is_file()]
+
     def _write_entry(self, key: str, digest: str) -> None:
         with atomic_path(self._entry(key)) as entry:
             entry.write_text(json.dumps({"md5": digest}))
@@ -126,7 +136,6 @@ class RecordCache:
     def __init__(self, path: Path):
         self.path = path
         self._records: dict[str, Any] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             for line in path.read_text(encoding="ascii", errors="replace").splitlines():
                 with contextlib.suppress(ValueError):  # a line that a full disk or a power failure cut short
@@ -140,6 +149,7 @@ class RecordCache:
 
     def add(self, key: str, value: Any) -> None:
         self._records[key] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="ascii") as file:  # one line is one write, which no other process splits
             file.write(json.dumps([key, value]) + "\n")
 
@@ -171,9 +181,13 @@ def code_digest(*files: str | Path) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
-        tree = _WithoutWords().visit(ast.parse(Path(file).read_text(encoding="utf-8")))
-        digest.update(ast.dump(tree).encode())
+        digest.update(without_words(Path(file).read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
+
+
+def without_words(source: str) -> str:
+    """Return what Python source computes, as text to compare; see :func:`code_digest`."""
+    return ast.dump(_WithoutWords().visit(ast.parse(source)))
 
 
 class _WithoutWords(ast.NodeTransformer):

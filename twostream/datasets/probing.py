@@ -71,6 +71,14 @@ def probe_clips(clips: pd.DataFrame, videos: Path, cache: RecordCache, workers: 
     return table[CLIP_COLUMNS]
 
 
+def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache) -> tuple[int, int]:
+    """Return how many clips :func:`list_and_probe` would decode, and how many it finds in the cache."""
+    clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
+    keys = _keys([videos / path for path in clips["path"][clips["status"] == "ok"]], workers=0)
+    count = sum(key not in cache for key in keys)
+    return count, len(keys) - count
+
+
 def _keys(paths: list[Path], workers: int) -> list[str]:
     """Return the cache key of each file: its content and what decodes it. Files are read by several threads."""
     decoder = {"code": code_digest(video.__file__), "ffmpeg": av.__version__}

@@ -16,7 +16,7 @@ from twostream.core.imports import import_closure
 from twostream.core.parallel import progress
 from twostream.networks.names import network_files
 from twostream.params import Runtime, Score
-from twostream.streams.config import read_config
+from twostream.streams.config import StreamConfig, read_config
 from twostream.views.examples import Example
 
 _KEPT_DAYS = 60  # for which the scores of a model that is not scored any more stay
@@ -37,17 +37,7 @@ def score_clips(
         UserError: as :class:`TrainedStream`.
     """
     config = read_config(folder)
-    device = device_of(runtime.accelerator)
-    files = [Path(__file__).with_name("trained.py"), *network_files(config.model, "none")]
-    key = key_of(
-        model=md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None,
-        config=config.model_dump(exclude={"key", "extraction"}),
-        score=score.model_dump(),
-        device=device,
-        torch=version("torch"),
-        code=code_digest(*import_closure(files)),
-    )
-    known = RecordCache(cache / f"{key}.jsonl")
+    known = _known(folder, config, score, runtime, cache)
     contents = [_content(example) for example in examples]
     todo = [(example, content) for example, content in zip(examples, contents, strict=True) if content not in known]
     if todo:
@@ -63,6 +53,29 @@ def score_clips(
     _prune(cache, known.path)
     rows = [np.frombuffer(bytes.fromhex(known[content]), np.float32) for content in contents]
     return config.classes, np.stack(rows)
+
+
+def count_unscored(
+    folder: Path, examples: list[Example], score: Score, runtime: Runtime, cache: Path
+) -> tuple[int, int]:
+    """Return how many clips :func:`score_clips` would score, and how many it finds in the cache."""
+    known = _known(folder, read_config(folder), score, runtime, cache)
+    count = sum(_content(example) not in known for example in examples)
+    return count, len(examples) - count
+
+
+def _known(folder: Path, config: StreamConfig, score: Score, runtime: Runtime, cache: Path) -> RecordCache:
+    """Return the scores of this model by this protocol that earlier runs computed."""
+    files = [Path(__file__).with_name("trained.py"), *network_files(config.model, "none")]
+    key = key_of(
+        model=md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None,
+        config=config.model_dump(exclude={"key", "extraction"}),
+        score=score.model_dump(),
+        device=device_of(runtime.accelerator),
+        torch=version("torch"),
+        code=code_digest(*import_closure(files)),
+    )
+    return RecordCache(cache / f"{key}.jsonl")
 
 
 def _content(example: Example) -> str:

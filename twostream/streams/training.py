@@ -54,8 +54,8 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         return
     from twostream.streams.fitting import fit
 
-    state_dir = cache.root / "training" / key
-    trained = fit(task, state_dir / "last.ckpt", curves, runtime.workers, arithmetic)
+    state = _state(cache, key)
+    trained = fit(task, state, curves, runtime.workers, arithmetic)
     if trained is None:
         return
     best = best_epoch(trained.history, len(task.val))
@@ -63,7 +63,23 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
     contents = (trained.weights, _json(trained.history), _json(_config(task, key, trained.normalisation)))
     for name, content in zip(MODEL_FILES, contents, strict=True):
         cache.make(f"{key}-{name}", model_dir / name, partial(_write, content))
-    shutil.rmtree(state_dir, ignore_errors=True)
+    shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def finished_epochs(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path) -> int | None:
+    """Return after which epoch :func:`train_stream` would go on, 0 for the start; None if there is nothing to train."""
+    key = _key(task, _arithmetic(task, runtime))
+    if all(cache.has(f"{key}-{name}") for name in MODEL_FILES) or _pulled(cache, key, model_dir):
+        return None
+    if not _state(cache, key).is_file():
+        return 0
+    import torch
+
+    return 1 + torch.load(_state(cache, key), map_location="cpu", weights_only=True, mmap=True)["epoch"]
+
+
+def _state(cache: FileCache, key: str) -> Path:
+    return cache.root / "training" / key / "last.ckpt"
 
 
 def _serve(cache: FileCache, key: str, model_dir: Path) -> bool:
@@ -72,14 +88,20 @@ def _serve(cache: FileCache, key: str, model_dir: Path) -> bool:
 
 def _adopt(cache: FileCache, key: str, model_dir: Path) -> bool:
     """Record in the cache a model that DVC pulled from another machine, and return whether it is this training's."""
+    pulled = _pulled(cache, key, model_dir)
+    for name, stored in pulled.items():
+        cache.record(f"{key}-{name}", stored)
+    return bool(pulled)
+
+
+def _pulled(cache: FileCache, key: str, model_dir: Path) -> dict[str, Path]:
+    """Return the files of a model that DVC pulled from another machine; none if it is not this training's."""
     recorded = cache.recorded(model_dir)
     if not all(name in recorded for name in MODEL_FILES):
-        return False
+        return {}
     if json.loads(recorded["config.json"].read_text(encoding="utf-8")).get("key") != key:
-        return False
-    for name in MODEL_FILES:
-        cache.record(f"{key}-{name}", recorded[name])
-    return True
+        return {}
+    return {name: recorded[name] for name in MODEL_FILES}
 
 
 class Curves:
@@ -142,7 +164,7 @@ def _key(task: Task, arithmetic: Arithmetic) -> str:
 
 def _content(example: Example) -> list[Any]:
     with ClipReader(example.path) as clip:
-        return [example.clip_id, example.label, clip.digest()]
+        return [example.label, clip.digest()]
 
 
 def _config(task: Task, key: str, normalisation: dict[str, list[float]]) -> dict[str, Any]:
