@@ -72,6 +72,7 @@ def _run(folder: Path, environment: dict[str, str], command: tuple[str, ...]) ->
 
 def _run_stage(_: str, command: str, *, cwd: str, env: dict[str, str], **_options: object) -> None:
     """Take the place of the function of DVC that starts a shell."""
+    import torch
     from dvc.stage.exceptions import StageCmdFailedError
 
     python, option, *module = shlex.split(command)
@@ -80,6 +81,7 @@ def _run_stage(_: str, command: str, *, cwd: str, env: dict[str, str], **_option
     process = os.fork()
     if process == 0:
         gc.freeze()
+        torch.set_num_threads(1)  # two that wait for each other cost twice the time on tensors of a few numbers
         code: object = 1
         try:
             _run(Path(cwd), env, tuple(module))

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import yaml
 from forked import run_module
-from helpers import ROOT, moving_texture, write_video
+from helpers import moving_texture, write_video
+from miniature import ENVIRONMENT, make_project, run
 
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DVC_ROOT", "DVC_STAGE")},
-    **{f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "DVC_NO_ANALYTICS": "1",
-}
 PEOPLE = ("ann", "ben", "cleo", "dan", "eve", "finn")
 
 
@@ -102,31 +95,15 @@ def build(top: Path, values: dict) -> SmallProject:
         },
     )
     project = SmallProject(top)
-    _make_project(project.folder, values)
+    make_project(project.folder, values)
     project.repro("train_rgb")
     shutil.copy(project.folder / "models/cnn3d_v2-1/model.pt", project.folder / "data/weights/start.pt")
     project.set({"streams": {"cnn3d_v2": {"weights": "data/weights/start.pt"}}})
     project.repro()
-    _commit(project.folder)
+    for command in (["add", "-A"], ["commit", "-qm", "results"], ["gc", "-q"]):  # gc: a few files to copy, not hundreds
+        run(project.folder, "git", *command)
     shutil.copytree(top / "now", top / "built", symlinks=True)
     return project
-
-
-def _make_project(folder: Path, values: dict) -> None:
-    """Copy what git tracks of this project, without results, and commit it with these parameters."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if not name.startswith(("tests/", "metrics/", "models/")) and name != "dvc.lock" and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    _commit(folder)
-
-
-def _commit(folder: Path) -> None:
-    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "state"]):
-        subprocess.run(command, cwd=folder, check=True, env=ENVIRONMENT)
 
 
 def make_clip(path: Path, step: int, seed: int) -> None:

@@ -46,8 +46,9 @@ def test_comments_are_told_from_code(project):
     for file, text in (("views/loading.py", "\n# a comment\n"), ("views/sampling.py", "\nCHANGED = True\n")):
         path = project.folder / "twostream" / file
         path.write_text(path.read_text() + text)
-    output = _why(project, "train_rgb@cnn3d_v2-1")
+    output = _why(project)
     assert output.startswith("train_rgb@cnn3d_v2-1: 1 stream to train from epoch 1 of 1\n")
+    assert "\ntrain_flow@flow3d-1: 1 stream to train from epoch 1 of 1\n  2 of the changes above\n" in output
     assert "\n  twostream/views/loading.py: only comments, docstrings, annotations or messages\n" in output
     assert "\n  twostream/views/sampling.py: changed\n" in output
 
@@ -59,6 +60,12 @@ def test_after_comments_alone_no_later_stage_is_listed(project):
         "probe: all from the cache\n"
         "  twostream/datasets/probing.py: only comments, docstrings, annotations or messages\n"
     )
+
+
+def test_a_dependency_that_dvc_yaml_did_not_have_is_named(project):
+    path = project.folder / "dvc.yaml"
+    path.write_text(path.read_text().replace("- stages/explore.py", "- stages/explore.py\n      - README.md"))
+    assert _why(project, "explore") == "explore: seconds\n  README.md: a new dependency in dvc.yaml\n"
 
 
 def test_code_that_git_does_not_hold_counts_as_changed(project):

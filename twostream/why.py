@@ -124,6 +124,9 @@ def _changed_parameters(dependency: Any, status: dict[str, Any]) -> Iterator[str
 def _changed_files(dependency: Dependency, word: str) -> Iterator[str]:
     """Yield a line per file that differs from the version that ran, if git has that version; else one in all."""
     path = dependency.def_path
+    if not dependency.hash_info:
+        yield f"{path}: a new dependency in dvc.yaml"
+        return
     if word != "modified" or not path.startswith(("twostream/", "stages/")):
         yield f"{path}: {'is missing' if word == 'deleted' else word}"
         return
@@ -194,7 +197,8 @@ def _git(*arguments: str) -> bytes:
 def _cost(repo: Repo, stage: PipelineStage, first: list[str]) -> Counter[str] | str:
     """Return what a stage will compute: counts, or words where there is nothing to count or stages run `first`."""
     if first:
-        return f"known when {', '.join(first)} {'have' if first[1:] else 'has'} run"
+        names = first if len(first) < 5 else [*first[:3], f"{len(first) - 3} more"]
+        return f"known when {', '.join(names)} {'have' if names[1:] else 'has'} run"
     if _run_cache_has(repo, stage):
         return "nothing, DVC has the outputs of an earlier run"
     _, _, module, *options = shlex.split(stage.cmd)  # python -m stages.train --stream spatial --split 1
@@ -227,16 +231,20 @@ def _run_cache_has(repo: Repo, stage: PipelineStage) -> bool:
 
 
 def _text(pending: list[_Pending], later: list[str]) -> str:
-    """Return a block per group of stages of one kind that the same changes concern."""
+    """Return a block per group of stages of one kind that the same changes concern; no change is listed twice."""
     groups: dict[tuple[str, ...], list[_Pending]] = {}
     for one in pending:
         words = one.cost if isinstance(one.cost, str) else ""
         groups.setdefault((_family(one.stage), words, *one.changes), []).append(one)
-    lines = []
+    lines: list[str] = []
+    listed: set[str] = set()
     for (_, words, *changes), members in groups.items():
         counts: Counter[str] = sum((one.cost for one in members if isinstance(one.cost, Counter)), Counter())
         lines.append(f"{', '.join(one.stage.addressing for one in members)}: {words or _count_text(counts)}")
-        lines += [f"  {change}" for change in changes]
+        again = listed.intersection(changes)
+        lines += [f"  {change}" for change in changes if change not in again]
+        lines += [f"  {len(again)} of the changes above"] if again else []
+        listed.update(changes)
     if later:
         lines.append(f"then, if their inputs change: {', '.join(later)}")
     return "\n".join(lines) or "nothing has changed: nothing would run"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from miniature import ENVIRONMENT, interrupted, make_project, miniature, processes_in, ran, run, set_values, wait
 
 pytestmark = pytest.mark.slow
@@ -57,46 +56,6 @@ def test_results_prints_every_stream_and_the_fusion(built):
     output = run(built, "twostream", "results")
     for name in ("spatial", "temporal", "fusion"):
         assert re.search(rf"^{name} +\d", output, re.MULTILINE)
-
-
-@pytest.mark.parametrize("section, change", [("dataset", {"val_fraction": 0.4}), (None, {"seed": 1})])
-def test_another_seed_or_part_of_validation_decodes_nothing(built, section, change):
-    before = (built / "params.yaml").read_text()
-    values = yaml.safe_load(before)
-    (values[section] if section else values).update(change)
-    try:
-        (built / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        planned = ran(run(built, "dvc", "repro", "--dry", "extract_rgb", "split"))
-    finally:
-        (built / "params.yaml").write_text(before)
-    assert planned == ["split"]
-
-
-def test_editing_a_module_reruns_the_stages_that_it_shapes_and_no_others(built):
-    stages = {
-        "twostream/fusion/methods.py": {"fuse@1", "fuse@2"},
-        "twostream/flow/tvl1/cpu.py": {"extract_flow"},
-        "twostream/streams/scoring.py": {
-            *("score_rgb@spatial-1", "score_rgb@spatial-2", "score_flow@temporal-1", "score_flow@temporal-2"),
-        },
-    }
-    before = {module: (built / module).read_text() for module in stages}
-    try:
-        for module, text in before.items():
-            (built / module).write_text(text + "\nEDITED = True\n")
-        status = json.loads(run(built, "dvc", "status", "--json", stdout_only=True))
-    finally:
-        for module, text in before.items():
-            (built / module).write_text(text)
-    for module, expected in stages.items():
-        folders = [module, *map(str, Path(module).parents)]
-        changed = {
-            name
-            for name, changes in status.items()
-            for change in changes
-            if isinstance(change, dict) and set(change.get("changed deps", {})) & set(folders)
-        }
-        assert changed == expected
 
 
 def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_and_gives_the_same_bytes(
