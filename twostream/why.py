@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
 import io
@@ -144,6 +145,7 @@ def _changed_files(dependency: Dependency, word: str) -> Iterator[str]:
             yield f"{file}: {_WORDS if _same_code(file, old[file], new[file]) else 'changed'}"
 
 
+@functools.cache
 def _version_that_ran(path: str, digest: str) -> dict[str, bytes] | None:
     """Return the files at a path in the last commit, or in that of dvc.lock, if DVC's digest of them is this."""
     for revision in ("HEAD", _git("rev-list", "-1", "HEAD", "--", "dvc.lock").decode().strip()):
