@@ -49,7 +49,7 @@ def test_every_command_of_sweeps_works_and_the_way_back_leads_back(project):
         output = run(project, "bash", "-c", command)
         if command.startswith("dvc exp run -S"):
             assert ran(output) == ["fuse@1", "fuse@2", "evaluate", "report"]
-            assert all(_results(project)[name] != content for name, content in committed.items())
+            assert all(_results(project)[name] != committed[name] for name in ("params.yaml", "dvc.lock"))
         elif command.startswith("dvc metrics diff"):
             assert (project / "dvc_plots" / "index.html").is_file()
         elif command == WAY_BACK:
