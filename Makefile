@@ -1,6 +1,7 @@
 # make demo: set everything up and run the whole pipeline on the generated data set. make test: set up, lint, test.
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-fast lint clean
@@ -11,11 +12,11 @@ demo: .venv/installed
 	twostream results
 
 test: .venv/installed lint
-	python -m pytest
+	python -m pytest $(PARALLEL)
 
 # For the inner loop: without the tests that are marked slow.
 test-fast: .venv/installed
-	python -m pytest -m "not slow"
+	python -m pytest $(PARALLEL) -m "not slow"
 
 lint: .venv/installed
 	ruff check .

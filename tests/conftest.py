@@ -8,7 +8,8 @@ import pytest
 
 from twostream.profiles import load_profile
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Of several test processes each computes on one thread, or they would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(scope="session")
