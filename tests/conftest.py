@@ -12,6 +12,13 @@ from twostream.profiles import load_profile
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run the tests of a file, and all that use the built project, which is made once per process."""
+    for item in items:
+        group = "built" if "built" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def demo_values() -> dict:
     """The demo profile as a plain mapping; copy it before changing anything."""
