@@ -116,6 +116,16 @@ def test_clips_that_were_pulled_are_not_extracted_again(scene, monkeypatch):
     assert after["renamed.zip"] == before[f"{NAMES[0]}.zip"] and after[f"{NAMES[1]}.zip"] == before[f"{NAMES[1]}.zip"]
 
 
+def test_a_damaged_fingerprint_of_pulled_clips_costs_an_extraction_and_no_error(scene, monkeypatch):
+    folder, clips, params = scene
+    monkeypatch.chdir(folder)
+    _run(scene, params.rgb)
+    Path("out/extraction.json").write_bytes(b"{ cut sh")
+    as_pulled("out", "objects")
+    counts = extract_rgb(clips, Path("videos"), Path("out"), params.rgb, FileCache("cut", "objects"), 1)
+    assert counts == {"clips": 4, "extracted": 4, "cached": 0}
+
+
 def test_pulled_clips_of_other_settings_are_not_used(scene, monkeypatch, demo_values):
     folder, clips, params = scene
     monkeypatch.chdir(folder)

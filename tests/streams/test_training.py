@@ -172,6 +172,11 @@ def test_a_model_that_was_pulled_is_not_trained_again(task, tmp_path, monkeypatc
     assert Path("models/v2-1/model.pt").read_bytes() == first
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         train_stream(_with(task, epochs=2), FileCache("third", "objects"), *runtime)
+    Path("models/v2-1/config.json").unlink()
+    Path("models/v2-1/config.json").write_bytes(b"[")
+    as_pulled("models/v2-1", "objects")
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train_stream(task, FileCache("fourth", "objects"), *runtime)
 
 
 def test_renamed_clips_in_the_same_order_are_not_trained_again(task, tmp_path):

@@ -26,7 +26,7 @@ from twostream import clipstore
 from twostream.clipstore import ClipReader, write_clip
 from twostream.clipstore.flow import flow_frames, grey_frames
 from twostream.clipstore.rgb import rgb_frames
-from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.files import atomic_path, sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import cores, in_threads, unordered
@@ -223,12 +223,11 @@ def _pulled(job: Job, out: Path) -> dict[str, Path]:
     them.
     """
     recorded = job.cache.recorded(out)
-    fingerprint = recorded.pop(FINGERPRINT_FILE, None)
-    if fingerprint is None or json.loads(fingerprint.read_bytes()) != job.fingerprint:
+    if read_json(recorded.get(FINGERPRINT_FILE)) != job.fingerprint:
         return {}
     pulled = {}
     for stored in recorded.values():
-        with contextlib.suppress(UserError), ClipReader(stored) as clip:
+        with contextlib.suppress(UserError), ClipReader(stored) as clip:  # skips the fingerprint and damaged files
             pulled[job.key(clip.meta["source"].removeprefix("sha256:"))] = stored
     return pulled
 

@@ -154,6 +154,13 @@ class RecordCache:
             file.write(json.dumps([key, value]) + "\n")
 
 
+def read_json(path: Path | None) -> Any:
+    """Return the content of a JSON file, None if there is no such file or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_bytes()) if path else None
+    return None
+
+
 def _stored(folder: Path, digest: str) -> Path:
     return folder / digest[:2] / digest[2:]
 

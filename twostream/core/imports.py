@@ -21,7 +21,7 @@ NOT_IN_OUTPUTS = (
 def import_closure(files: Iterable[Path]) -> list[Path]:
     """Return the files and all that they import from this library, sorted, without what shapes no output.
 
-    What is loaded by name (`importlib`) is not seen: whoever loads it adds its file to `files`.
+    Modules that are loaded by name (`importlib`) are not found: the caller must have them in `files`.
     """
     seen: set[Path] = set()
     todo = [Path(file) for file in files]

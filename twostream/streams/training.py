@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twostream.clipstore import ClipReader
-from twostream.core.cache import FileCache, code_digest, key_of
+from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.device import device_of
 from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
@@ -97,9 +97,8 @@ def _adopt(cache: FileCache, key: str, model_dir: Path) -> bool:
 def _pulled(cache: FileCache, key: str, model_dir: Path) -> dict[str, Path]:
     """Return the files of a model that DVC pulled from another machine; none if it is not this training's."""
     recorded = cache.recorded(model_dir)
-    if not all(name in recorded for name in MODEL_FILES):
-        return {}
-    if json.loads(recorded["config.json"].read_text(encoding="utf-8")).get("key") != key:
+    config = read_json(recorded.get("config.json"))
+    if not isinstance(config, dict) or config.get("key") != key or not set(MODEL_FILES) <= set(recorded):
         return {}
     return {name: recorded[name] for name in MODEL_FILES}
 
