@@ -104,6 +104,8 @@ def test_an_unknown_stage_is_one_line_with_the_closest_name(project):
     code, output = project.run("twostream.cli", "why", "train_rbg")
     assert code == 2
     assert output == "ERROR: 'train_rbg' is not a stage; did you mean 'train_rgb'?\n"
+    _, output = project.run("twostream.cli", "why", "nonsense")
+    assert output.count("score_rgb") == 1
 
 
 def test_outside_of_a_project_it_is_one_line(tmp_path, monkeypatch, capsys):

@@ -82,10 +82,11 @@ def why(target: str | None) -> str:
 def _stages(stages: list[Any], target: str | None) -> list[Any] | None:
     if target is None:
         return None
-    names = {stage.addressing for stage in stages} | {_family(stage) for stage in stages}
+    families = {_family(stage) for stage in stages}
+    names = {stage.addressing for stage in stages} | families
     if target not in names:
         close = difflib.get_close_matches(target, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"dvc.yaml has {', '.join(sorted(map(_family, stages)))}"
+        hint = f"did you mean {close[0]!r}?" if close else f"dvc.yaml has {', '.join(sorted(families))}"
         raise UserError(f"{target!r} is not a stage; {hint}")
     return [stage for stage in stages if target in (stage.addressing, _family(stage))]
 
