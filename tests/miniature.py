@@ -83,6 +83,10 @@ def set_values(project: Path, section: str, **changes: object) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+# How DVC reports a stage that Ctrl-C stopped: bash returns the stage's own 130, dash (SHELL unset) dies of the signal.
+STOPPED = re.compile(r"exited with (130|-2)\b")
+
+
 def interrupted(project: Path, name: signal.Signals, command: list[str], moment: str) -> str:
     """Run a command, send a signal once its output matches a pattern, and return the output when all processes ended.
 
