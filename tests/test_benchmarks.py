@@ -133,6 +133,7 @@ def test_every_method_of_the_pipeline_has_settings_that_are_valid(benchmark):
         assert settings.method == name.partition("-")[0] and settings.device == "cpu"
 
 
+@pytest.mark.slow
 def test_the_chart_names_every_method_and_is_the_same_file_each_time(benchmark, tmp_path):
     from flow_chart import Point, draw_chart
 
@@ -144,6 +145,7 @@ def test_the_chart_names_every_method_and_is_the_same_file_each_time(benchmark, 
     assert svg == (tmp_path / "b.svg").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_line_measures_and_writes_the_figures(tmp_path):
     for seed, name in enumerate(("one", "two")):
         _shifted_sequence(tmp_path / "pairs" / name, seed)
@@ -228,6 +230,7 @@ def test_bad_arguments_are_refused_before_any_work(benchmark, tmp_path, capsys, 
     assert stop.value.code == 2 and all(word in last for word in words), last
 
 
+@pytest.mark.slow
 def test_extraction_is_timed_beside_its_solver(tmp_path):
     for name in ("a.avi", "b [1].mp4"):
         write_video(tmp_path / "class" / name, moving_texture(5))

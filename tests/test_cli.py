@@ -15,6 +15,7 @@ from twostream.params import Score
 from twostream.video import probe
 
 
+@pytest.mark.slow
 def test_models_lists_every_network_with_its_parameters(capsys):
     main(["models"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:-1]]

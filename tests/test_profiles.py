@@ -101,6 +101,7 @@ def test_an_unknown_profile_is_one_line_that_lists_the_profiles():
         load_profile("hmdb")
 
 
+@pytest.mark.slow
 def test_edits_are_overwritten_only_by_force(folder):
     params = folder / "params.yaml"
     write_params("demo", [], force=False)

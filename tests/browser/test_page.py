@@ -8,7 +8,7 @@ import pytest
 from helpers import moving_texture, write_audio, write_video
 from standin import StandIn, serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from twostream.report.page import write_report
 from twostream.report.results import Results
 from twostream.report.strips import Example
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CLASSES = ["climb <b>stairs</b> & a name that is too long for any label", *(f"class_{n:02d}" for n in range(50))]
 STREAMS = ["spatial", "temporal"]

@@ -158,6 +158,7 @@ def test_another_methods_parameter_does_not_count(scene, demo_values):
     assert _run(scene, other)["extracted"] == 0
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(scene):
     folder, _, params = scene
     _run(scene, params.flow, "one", workers=1)
@@ -210,6 +211,7 @@ def test_the_solver_is_kept_from_clip_to_clip(scene, monkeypatch, demo_values):
     assert len(made) == 1
 
 
+@pytest.mark.slow
 def test_all_kernels_are_compiled_before_the_workers_start(demo_values):
     """In a process of its own: others may have compiled here what this should show to be missing."""
     script = f"""
@@ -251,6 +253,7 @@ class _Differences:
         return torch.stack([second.float() - first.float(), first.float() - 128], -1) / 16
 
 
+@pytest.mark.slow
 def test_clips_solved_in_batches_are_those_solved_pair_by_pair(scene, monkeypatch, demo_values):
     from twostream.flow import gpu_server as flowserver
     from twostream.flow.tvl1 import PRESETS
@@ -271,6 +274,7 @@ def test_clips_solved_in_batches_are_those_solved_pair_by_pair(scene, monkeypatc
         assert (folder / "alone.zip").read_bytes() == (folder / "out" / f"{row.clip_id}.zip").read_bytes()
 
 
+@pytest.mark.slow
 def test_several_processes_get_their_flow_from_the_server(scene, monkeypatch, demo_values):
     folder, _, _ = scene
     _with_gpu(monkeypatch, _Differences())

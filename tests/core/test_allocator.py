@@ -9,6 +9,8 @@ import pytest
 
 from twostream.core import allocator as memory
 
+pytestmark = pytest.mark.slow
+
 FAULTS = """
 import resource, torch
 from twostream.core.allocator import keep_freed_memory

@@ -57,6 +57,7 @@ create_model({network!r}, **given, weights={str(tmp_path / "w.pth")!r})
     assert loaded == _names([ROOT / "twostream/networks/registry.py", *network_files(network, "a path")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_files_of_a_flow_method_are_those_that_solving_loads(method):
     script = f"""

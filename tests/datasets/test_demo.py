@@ -172,6 +172,7 @@ def test_the_coordinate_of_the_motion_moves_more_than_the_others() -> None:
             assert steps.pop(swings) > max(steps.values())
 
 
+@pytest.mark.slow
 def test_frames_show_the_thing_but_not_the_motion_and_flow_shows_the_motion_but_not_the_thing() -> None:
     """Ridge regression on a few numbers per clip, trained on seven groups and tested on the other seven."""
     demo = Demo(groups=14, takes=1, frames=20, width=96, height=72, seed=3)

@@ -286,6 +286,7 @@ def test_genuine_hmdb51(tmp_path, capsys):
     assert "in the official split 1, 133 sources have clips in both train and test" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEST_DATA.is_dir(), reason="TWOSTREAM_TEST_DATA is not set")
 def test_genuine_ucf101(tmp_path):
     made = run(UCF101, settings("ucf101", TEST_DATA / "ucf101", allow_missing=True), tmp_path)

@@ -240,6 +240,7 @@ def grow(clips: dict[str, tuple[str, str]], step: int, labels: list[str], rng: n
     return {group, new}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, rare", [(3, 0), (6, 0), (4, 3)])
 def test_growth_moves_no_clip_of_another_group_but_in_classes_that_are_too_small(classes, rare, capsys):
     rng = np.random.default_rng(classes)

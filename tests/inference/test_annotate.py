@@ -14,6 +14,8 @@ from twostream.inference.predict import Prediction, Predictor, Window
 from twostream.params import Score
 from twostream.video import read_frames, survey
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):

@@ -29,6 +29,8 @@ from twostream.inference import predict as predict_module
 from twostream.inference.predict import USUAL_SCORE, Predictor, Window, window_edges
 from twostream.params import Params, Score, parse_params
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

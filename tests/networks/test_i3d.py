@@ -41,6 +41,7 @@ def test_it_has_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in make().parameters()) == 12_697_264
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 3])
 @pytest.mark.parametrize("shape", [(8, 32, 32), (9, 45, 33), (17, 32, 48), (64, 32, 32), (1, 7, 7)])
 def test_any_length_and_size_gives_one_row_per_clip(channels, shape):
@@ -127,6 +128,7 @@ def test_a_file_of_the_port_starts_another_number_of_classes(tmp_path):
     assert torch.equal(model.network.Mixed_5c.b1b.conv3d.weight, source.Mixed_5c.b1b.conv3d.weight)
 
 
+@pytest.mark.slow
 def test_flow_takes_flow_weights_unchanged_and_rgb_weights_averaged(tmp_path):
     flow, rgb = make("flow").network, make("rgb").network
     taken = make("flow", weights=str(saved(tmp_path / "flow.pt", flow))).network.Conv3d_1a_7x7.conv3d.weight
@@ -198,6 +200,7 @@ def source():
     return network
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_converted_once_and_checked_when_they_are_read(hub, monkeypatch, source, capsys):
     archive = publish(hub / i3d_weights.ARCHIVE, monkeypatch, pickle.dumps(as_checkpoint(source)))
     main(["weights", "i3d"])

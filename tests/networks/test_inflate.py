@@ -11,6 +11,8 @@ from twostream.errors import UserError
 from twostream.networks.inflate import ClipLength, TemporalConv, adapt_first_conv, inflate, inflate_kernel
 from twostream.networks.registry import create_model
 
+pytestmark = pytest.mark.slow
+
 EFFICIENTNET = TEST_DATA / "weights" / "tf_efficientnet_lite0_imagenet.pth"
 
 

@@ -43,6 +43,7 @@ def test_a_file_is_identified_by_its_digest(tmp_path):
     assert weights_source("timm/test_resnet", str(path)) == {"weights": str(path), "sha256": digest}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["IMAGENET1K_V1", "pretrained"])
 @pytest.mark.parametrize("name", ["resnet50", "inflated/resnet50"])
 def test_torchvision_weights_are_found_by_tag_and_identified_by_the_cached_file(tmp_path, monkeypatch, tag, name):
@@ -55,6 +56,7 @@ def test_torchvision_weights_are_found_by_tag_and_identified_by_the_cached_file(
     assert loaded.new_parameters == ["network.backbone.fc.weight", "network.backbone.fc.bias"]
 
 
+@pytest.mark.slow
 def test_a_cached_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch):
     place, network, _ = lay_file(tmp_path, monkeypatch, ResNet50_Weights.DEFAULT)
     network.conv1.weight.data += 1

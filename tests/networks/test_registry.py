@@ -27,6 +27,7 @@ def listed():
     return list_models()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["rgb", "flow"])
 @pytest.mark.parametrize("name", [*KNOWN, "timm/test_resnet", "inflated/timm/test_efficientnet"])
 def test_every_model_takes_both_modalities_and_learns_from_every_parameter(name, modality):
@@ -73,6 +74,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 def test_the_list_holds_every_name_and_the_published_counts():
     rows = {(row["name"], row["modality"]): row for row in listed()}
     assert {name for name, _ in rows} >= set(KNOWN)
@@ -91,11 +93,13 @@ def test_the_list_counts_what_a_built_model_holds():
         assert sum(p.numel() for p in model.parameters()) == rows[name, "flow"]
 
 
+@pytest.mark.slow
 def test_the_flow_network_is_no_larger_than_the_first_3d_cnn():
     rows = {(row["name"], row["modality"]): row["parameters"] for row in listed()}
     assert rows["flow3d", "flow"] <= rows["cnn3d_v1", "flow"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "video/r3d_18", "flow3d", "timm/test_resnet", "inflated/resnet18"])
 def test_the_same_seed_gives_the_same_network(name):
     states = []
@@ -106,6 +110,7 @@ def test_the_same_seed_gives_the_same_network(name):
     assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "video/s3d", "cnn3d_v1", "timm/test_resnet", "inflated/resnet18"])
 def test_dropout_is_before_the_last_layer_and_only_in_training(name):
     torch.manual_seed(0)
@@ -135,6 +140,7 @@ def test_rgb_is_normalised_as_the_weights_were_trained(name, mean, std):
     assert normalisation["std"] == pytest.approx(std)
 
 
+@pytest.mark.slow
 def test_flow_is_normalised_around_zero_motion_for_every_model():
     for name in ("flow3d", "resnet18", "timm/test_resnet", "video/r3d_18", "inflated/resnet18", "i3d"):
         std = 127.0 if name == "i3d" else 57.6  # its flow weights were trained on -1 to 1
@@ -190,6 +196,7 @@ def test_state_dicts_are_plain_tensors(tmp_path):
     assert torch.equal(model.eval()(clip), again.eval()(clip))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EFFICIENTNET.exists(), reason="the ImageNet weights are not at hand")
 def test_imagenet_weights_in_timm_naming_start_rgb_and_stacked_flow():
     import timm

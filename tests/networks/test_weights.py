@@ -23,6 +23,7 @@ def saved(tmp_path, model, name="w.pt"):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 def test_a_saved_model_comes_back_from_any_kind_of_file(tmp_path, suffix):
     torch.manual_seed(0)
@@ -51,6 +52,7 @@ def test_no_parameter_is_new_without_weights_or_with_all_of_them(tmp_path):
     assert make(weights=str(saved(tmp_path, source))).new_parameters == []
 
 
+@pytest.mark.slow
 def test_a_file_without_a_classifier_leaves_it_new(tmp_path):
     source = make("video/r3d_18", frames=8)
     del source.network.fc
@@ -59,6 +61,7 @@ def test_a_file_without_a_classifier_leaves_it_new(tmp_path):
     assert set(loaded.new_parameters) < {name for name, _ in loaded.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d", "video/swin3d_t"])
 def test_a_file_of_torchvisions_kinetics_networks_starts_them_on_flow(tmp_path, name):
     published = get_model(name.removeprefix("video/"))  # 400 classes, RGB, torchvision's own names

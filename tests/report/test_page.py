@@ -291,6 +291,7 @@ def test_a_hundred_classes_still_make_a_page(tmp_path, arguments):
     assert sum("on each of 101 classes" in label for label in drawn) == 3  # each as high as a page, not one of metres
 
 
+@pytest.mark.slow
 def test_the_report_does_not_import_torch_or_sklearn():
     code = "import sys, twostream.report.page; print(sorted({'torch', 'sklearn', 'timm'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])

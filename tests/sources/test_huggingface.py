@@ -75,6 +75,7 @@ def fetch(endpoint: str, name: str, folder: Path, size: int = len(CONTENT), sha2
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_file_comes_from_the_pinned_commit_and_the_endpoint_of_the_environment(tmp_path, endpoint):
     path = fetch(endpoint, "videos.zip", tmp_path, sha256=SHA256.upper())
     assert path == str(tmp_path / "videos.zip")

@@ -19,6 +19,8 @@ from twostream.params import Runtime, Score
 from twostream.streams.scoring import score_clips
 from twostream.views.examples import Example
 
+pytestmark = pytest.mark.slow
+
 PROTOCOL = Score(segments=2, crops=1, flip=True)
 
 

@@ -27,6 +27,8 @@ from twostream.streams.training import finished_epochs, train_stream
 from twostream.views.examples import Example
 from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise, read_scoring_views
 
+pytestmark = pytest.mark.slow
+
 RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
 
 

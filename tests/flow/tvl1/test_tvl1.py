@@ -188,6 +188,7 @@ def test_every_parameter_leads_to_a_flow_near_the_presets(change):
     assert np.linalg.norm(flow - np.float32((2.5, 1.25)), axis=2)[16:-16, 16:-16].mean() < 0.05
 
 
+@pytest.mark.slow
 def test_more_effort_is_more_exact():
     if not PAIRS.is_dir():
         pytest.skip("no ground-truth pairs at hand")

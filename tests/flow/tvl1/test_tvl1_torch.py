@@ -70,6 +70,7 @@ def test_every_setting_does_what_it_does_on_the_cpu_kernels(change):
     assert np.abs(flow - Tvl1Torch(BALANCED, "cpu")(first, second)).mean() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GROUND_TRUTH.is_dir(), reason="ground-truth pairs are not at hand")
 def test_real_images_give_the_flow_of_the_cpu_kernels():
     solve, kernels = Tvl1Torch(BALANCED, "cpu"), Tvl1Cpu(BALANCED)
@@ -243,6 +244,7 @@ print(json.dumps(apart))
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_kernels_interpreted_on_the_cpu_do_what_the_plain_steps_do():
     pytest.importorskip("triton", reason="triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -253,6 +255,7 @@ def test_the_gpu_kernels_interpreted_on_the_cpu_do_what_the_plain_steps_do():
         assert apart < 1e-4, name
 
 
+@pytest.mark.slow
 def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_path):
     triton = pytest.importorskip("triton", reason="triton is not installed")
     from triton.backends.compiler import GPUTarget

@@ -137,6 +137,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(folder, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_page_that_goes_away_ends_its_job(folder, video, monkeypatch, capfd):
     monkeypatch.setattr("twostream.inference.serve.jobs.LOST_AFTER", 0.3)
     with serving(StandIn(gate=threading.Event()), folder) as site:

@@ -26,6 +26,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 def test_the_server_ends_cleanly_in_the_middle_of_a_job(tmp_path, sign):
     video = write_video(tmp_path / "a.mp4", moving_texture(10)).read_bytes()
