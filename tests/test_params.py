@@ -143,3 +143,33 @@ def test_exponents_without_a_dot_are_numbers_as_they_are_to_dvc(tmp_path, demo_v
     text = yaml.safe_dump(_changed(demo_values, "streams.spatial.lr", 0.123)).replace("0.123", "1e-3")
     (tmp_path / "p.yaml").write_text(text)
     assert load_params(tmp_path / "p.yaml").streams["spatial"].lr == 0.001
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("seed: 1\nrgb:\n  short_side: 240\nseed: 2\n", "seed is in line 1 and again in line 4; remove one"),
+        ("rgb:\n  short_side: 240\n\n  short_side: 120\n", "rgb.short_side is in line 2 and again in line 4"),
+        ("a: [{b: 1, b: 2}]\n", "b is in line 1 and again in line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path, text, words):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_params(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("written", ["~/clips", "$HOME/clips", "${HOME}/clips"])
+def test_the_home_folder_is_expanded_in_paths(tmp_path, demo_values, monkeypatch, capsys, written):
+    monkeypatch.setenv("HOME", "/home/ann")
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(_changed(demo_values, "dataset.source", written)))
+    assert load_params(tmp_path / "p.yaml").dataset.source == "/home/ann/clips"
+    warning = capsys.readouterr().err
+    assert f"{written} is /home/ann/clips here" in warning and "write the full path" in warning
+    with pytest.raises(UserError, match="ln -s /home/ann/w.pt data/weights/"):
+        parse_params(_changed(demo_values, "streams.spatial.weights", "~/w.pt"))
+
+
+@pytest.mark.parametrize("written", ["$HOMEWORK/clips", "clips/~", "a$HOME"])
+def test_other_paths_stay(demo_values, written):
+    assert parse_params(_changed(demo_values, "dataset.source", written)).dataset.source == written

@@ -72,6 +72,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def test_a_source_in_the_home_folder_is_written_in_full(folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    write_params("folder", ["dataset.source=~/clips"], force=False)
+    assert read_yaml("params.yaml")["dataset"]["source"] == "/home/ann/clips"
+
+
 def test_settings_change_values_and_keep_the_comments(folder):
     write_params("hmdb51", ["flow.bound=8.0", "train.rgb=[spatial]", "streams.spatial.lr=1e-3"], force=False)
     params = load_params("params.yaml")

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from twostream.core.files import expand_home
 from twostream.errors import UserError
 from twostream.networks.names import check_model_name
 from twostream.profiles import complete, differences, read_yaml
@@ -32,6 +33,7 @@ RESERVED = (  # keys of metrics and columns of tables
 )
 _FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+FilePath = Annotated[str, AfterValidator(expand_home)]
 
 
 class Section(BaseModel):
@@ -76,11 +78,11 @@ class Demo(Section):
 
 class Dataset(Section):
     name: Literal["demo", "folder", "hmdb51", "ucf101"]
-    source: str = Field(min_length=1)
+    source: FilePath = Field(min_length=1)
     splits: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1), AfterValidator(_distinct)]
     val_fraction: float = Field(ge=0.01, le=0.5)
     test_fraction: float = Field(ge=0.05, le=0.5)
-    table: str
+    table: FilePath
     group_pattern: str
     allow_missing: bool
     max_unreadable: int = Field(ge=0)
@@ -151,7 +153,7 @@ class Dis(Section):
 
 class Raft(Section):
     model: Literal["small", "large"]
-    weights: str = Field(min_length=1)
+    weights: FilePath = Field(min_length=1)
     updates: int = Field(ge=1, le=100)
 
 
@@ -196,7 +198,7 @@ class Augment(Section):
 
 class Stream(Section):
     model: str
-    weights: str = Field(min_length=1)
+    weights: FilePath = Field(min_length=1)
     size: int = Field(ge=16, le=1024)
     dropout: float = Field(ge=0, lt=1)
     sampling: Sampling
@@ -322,6 +324,13 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         print(
             f"WARNING: {path} lacks {', '.join(added)}: the defaults of profiles/base.yaml, used here. Add them to the "
             "file: DVC does not track what is missing, and stops where dvc.yaml names it",
+            file=sys.stderr,
+        )
+    written = complete_values["dataset"]["source"]
+    if written != params.dataset.source:
+        print(
+            f"WARNING: {path}: dataset.source: {written} is {params.dataset.source} here, but DVC does not expand it and "
+            "stops at what it does not find: write the full path",
             file=sys.stderr,
         )
     return params

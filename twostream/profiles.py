@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, RoundTripRepresenter, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from twostream.core.files import atomic_path
+from twostream.core.files import atomic_path, expand_home
 from twostream.errors import UserError, reason
 
 FOLDER = Path(__file__).parents[1] / "profiles"
@@ -135,15 +137,34 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, is not YAML or is not a mapping.
     """
+    yaml = YAML(typ="safe", pure=True)
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); `twostream profile` writes one") from None
+    except DuplicateKeyError:
+        key, first, second = next(_repeated_keys(yaml.compose(text)))
+        raise UserError(f"{path}: {key} is in line {first} and again in line {second}; remove one of them") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of sections; `twostream profile` writes one")
     return values
+
+
+def _repeated_keys(node: Node, section: str = "") -> Iterator[tuple[str, int, int]]:
+    """Yield the dotted keys that some mapping below `node` holds twice, each with the numbers of both lines."""
+    lines: dict[str, int] = {}
+    if isinstance(node, SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item, section)
+    for key, value in node.value if isinstance(node, MappingNode) else ():
+        name, line = f"{section}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            yield name, lines[name], line
+        lines[name] = line
+        yield from _repeated_keys(value, f"{name}.")
 
 
 def _path(name: str) -> Path:
@@ -170,7 +191,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
         if not isinstance(values.get(section), dict):
             values[section] = {}
         values = values[section]
-    values[last] = value
+    values[last] = expand_home(value) if isinstance(value, str) else value  # DVC itself expands no `~`
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,11 @@ def reflink(source: Path, target: Path) -> bool:
         except OSError:
             target.unlink()
             return False
+
+
+def expand_home(path: str) -> str:
+    """Return a path with the home folder in place of a leading `~`, `$HOME` or `${HOME}`."""
+    return os.path.expanduser(re.sub(r"^\$(HOME|\{HOME\})(?=/|$)", "~", path))
 
 
 def md5_of(path: str | Path) -> str:

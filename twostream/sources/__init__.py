@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from twostream.core.files import locked
 from twostream.errors import UserError, reason, validation_reason
-from twostream.params import Section
+from twostream.params import FilePath, Section
 from twostream.sources.archives import is_archive, unpack
 from twostream.sources.huggingface import download
 from twostream.sources.walk import walk_files
@@ -41,7 +41,7 @@ class Hub(Section):
 class Source(Section):
     """One place to take files from: either `path` or `huggingface`."""
 
-    path: str | None = Field(default=None, min_length=1)
+    path: FilePath | None = Field(default=None, min_length=1)
     huggingface: Hub | None = None
 
     @model_validator(mode="after")
