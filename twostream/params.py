@@ -329,8 +329,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     written = complete_values["dataset"]["source"]
     if written != params.dataset.source:
         print(
-            f"WARNING: {path}: dataset.source: {written} is {params.dataset.source} here, but DVC does not expand it and "
-            "stops at what it does not find: write the full path",
+            f"WARNING: {path}: dataset.source: {written} is {params.dataset.source} here, but DVC does not expand it "
+            "and stops at what it does not find: write the full path",
             file=sys.stderr,
         )
     return params

@@ -1,16 +1,20 @@
-"""Find the clips in a user's folder, and read the table that may say their class, group and split."""
+"""Find the clips in a user's folder, with the class, group and split that its folders or its table give them."""
 
 from __future__ import annotations
 
-import csv
 import os
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePath
 
 from twostream.datasets import is_video
+from twostream.datasets.folder.table import Row, cell_text, read_table, subset_of
 from twostream.datasets.tables import SUBSETS
-from twostream.errors import UserError, reason
+from twostream.errors import UserError
 from twostream.sources.walk import walk_files
 
 TABLE = "split.csv"
@@ -18,7 +22,7 @@ TABLE = "split.csv"
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip before it is copied; group and split are empty without a table that gives them."""
+    """One clip before it is copied; group and split are empty where neither table nor folders give them."""
 
     path: Path  # relative to the source folder
     label: str
@@ -40,6 +44,31 @@ class Tree:
         """Return the folders in which paths of a table may start: from the class folders' folder up to the root."""
         return [self.root / level for level in (self.classes, *self.classes.parents)]
 
+    @cached_property
+    def subsets(self) -> dict[Path, tuple[str, str]]:
+        """The subset and class of each video, if all lie at `<train|val|test>/<class>/...`; otherwise empty."""
+        found = {}
+        for path in self.videos:
+            folders = path.relative_to(self.classes).parts[:-1]
+            subset = subset_of(folders[0]) if len(folders) > 1 else None
+            if subset is None:
+                return {}
+            found[path] = subset, _nfc(folders[1])
+        return found
+
+    def label(self, path: Path) -> str:
+        """Return the class that the folders give a video."""
+        return self.subsets[path][1] if path in self.subsets else _nfc(path.parent.name)
+
+    @cached_property
+    def by_name(self) -> dict[str, Path]:
+        """The videos by path in NFC: file systems and tables differ in how they store an accented letter."""
+        return {_nfc(path): path for path in sorted(self.videos, key=os.fsencode)}
+
+    @cached_property
+    def by_folded_name(self) -> dict[str, Path]:
+        return {name.casefold(): path for name, path in self.by_name.items()}
+
 
 def survey(root: Path, source: str) -> Tree:
     """List the files of a source folder and find the folder of class folders, which other folders may wrap.
@@ -57,10 +86,12 @@ def survey(root: Path, source: str) -> Tree:
 
 
 def find_clips(tree: Tree, table_name: str) -> list[Clip]:
-    """Return the clips of the table `table_name` (or `split.csv`, if it exists), else those at `<class>/<clip>`.
+    """Return the clips of the table `table_name` (or `split.csv`, if it exists), else those in class folders.
+
+    Class folders lie in the source, or in folders of the subsets (`train/<class>/<clip>`), which then are the split.
 
     Raises:
-        UserError: the table does not exist or has a bad row; without a table, a video is not at `<class>/<clip>`.
+        UserError: the table does not exist or has a bad row; without a table, a video is not in a class folder.
     """
     tables = [level / (table_name or TABLE) for level in tree.levels()]
     if table_name.startswith("data/tables/"):
@@ -73,15 +104,51 @@ def find_clips(tree: Tree, table_name: str) -> list[Clip]:
             f"dataset.table: {table_name!r} is not in the source folder; give its name there, or put it into "
             "data/tables/ and write data/tables/<name>"
         )
+    return _clips_of_folders(tree)
+
+
+def _clips_of_folders(tree: Tree) -> list[Clip]:
+    where = repr(os.fspath(tree.root))
     wrong = sorted(path for path in tree.videos if len(path.relative_to(tree.classes).parts) != 2)
-    if wrong:
+    if wrong and not tree.subsets:
         more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
         raise UserError(
-            f"{os.fspath(tree.root)!r}: {os.fspath(wrong[0])!r}{more} are not at <class>/<clip>; move them there, or "
-            f"list all clips in a table {TABLE} with path,class,group,split"
+            f"{where}: {os.fspath(wrong[0])!r}{more} are not at <class>/<clip> or <train|val|test>/<class>/<clip>; "
+            f"move them there, or list all clips in a table {TABLE} with path,class,group,split"
         )
+    labels = {tree.label(path) for path in tree.videos}
+    if len(labels) > 1 and all(map(subset_of, labels)):
+        raise UserError(
+            f"{where}: {', '.join(sorted(labels))} are subsets, not classes; put a folder per class into each of them"
+        )
+    _check_capitals(labels, where)
+    present = {subset for subset, _ in tree.subsets.values()}
+    for subset in ("train", "test"):
+        if present and subset not in present:
+            raise UserError(
+                f"{where}: of train and test, the folder {subset} is missing; rename another one to it, or write a "
+                f"table {TABLE} (without val, some of train is held out to choose epochs and fusion weights)"
+            )
     _report(tree.others, "are not videos and are left out")
-    return [_clip(tree, path, path.parent.name) for path in sorted(tree.videos, key=os.fsencode)]
+    if tables := [path for path in tree.others if path.suffix.lower() in (".csv", ".tsv")]:
+        print(f"folder: to read {os.fspath(tables[0])!r} as the table of clips, name it in dataset.table")
+    return [
+        _clip(tree, path, tree.label(path), split=tree.subsets[path][0] if path in tree.subsets else "")
+        for path in sorted(tree.videos, key=os.fsencode)
+    ]
+
+
+def _check_capitals(labels: Iterable[str], where: str) -> None:
+    """Raise a UserError if two classes have the same name but for capitals."""
+    by_name = defaultdict(list)
+    for label in sorted(labels):
+        by_name[label.casefold()].append(label)
+    for same in by_name.values():
+        if len(same) > 1:
+            raise UserError(
+                f"{where}: the classes {' and '.join(map(repr, same))} differ only in capitals; give one class one "
+                "name, and two classes two"
+            )
 
 
 def _clip(tree: Tree, path: Path, label: str, group: str = "", split: str = "") -> Clip:
@@ -97,28 +164,22 @@ def _clip(tree: Tree, path: Path, label: str, group: str = "", split: str = "") 
 
 def _clips_of_table(table: Path, tree: Tree) -> list[Clip]:
     """Return the clips that a table lists, and the videos that it does not list (`unused`)."""
+    columns, rows = read_table(table)
     lines: dict[Path, int] = {}
+    first: dict[str, tuple[str, int]] = {}
+    renamed: list[str] = []
     clips: list[Clip] = []
-    try:
-        # surrogateescape: a name that is not UTF-8 has the same bytes here as in the folder
-        with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            columns = list(rows.fieldnames or [])
-            if "path" not in columns or len(set(columns)) != len(columns):
-                raise UserError(
-                    f"{table}: the first line must be the columns path,class,group,split (found {','.join(columns)!r})"
-                )
-            for row in rows:
-                where = f"{table}, line {rows.line_num}"
-                clip = _read_row(row, where, tree, table)
-                if clip.path in lines:
-                    raise UserError(f"{where}: {row['path']!r} is in line {lines[clip.path]} already")
-                lines[clip.path] = rows.line_num
-                clips.append(clip)
-    except OSError as error:
-        raise UserError(f"{table}: cannot be read ({reason(error)})") from None
-    except csv.Error as error:
-        raise UserError(f"{table}, line {rows.line_num}: not valid CSV ({error})") from None
+    for row in rows:
+        path = _resolve(row, tree, table, renamed)
+        clip = _read_row(row, path, tree)
+        if path in lines:
+            raise row.error(f"{row.cells['path']!r} is in line {lines[path]} already; remove one of them")
+        label, line = first.setdefault(clip.label.casefold(), (clip.label, row.line))
+        if label != clip.label:
+            raise row.error(f"class {clip.label!r} is {label!r} in line {line}; write it in the same capitals")
+        lines[path] = row.line
+        clips.append(clip)
+    _report(renamed, "differ from their row in capitals")
     for side in ("train", "test"):
         if "split" in columns and side not in {clip.split for clip in clips}:
             raise UserError(f"{table}: the split column gives no clips to {side}")
@@ -132,47 +193,82 @@ def _clips_of_table(table: Path, tree: Tree) -> list[Clip]:
     return clips + _unlisted(tree, clips, "group" in columns)
 
 
-def _read_row(row: dict[str, str], where: str, tree: Tree, table: Path) -> Clip:
-    # csv puts surplus fields under the key None, and None into absent ones.
-    if None in row or None in row.values():
-        raise UserError(f"{where}: has {'more' if None in row else 'fewer'} fields than the first line has columns")
-    path = _resolve(row["path"], where, tree, table)
-    label = row.get("class", path.parent.name).strip()
+def _read_row(row: Row, path: Path, tree: Tree) -> Clip:
+    cells = {name: cell_text(cell) for name, cell in row.cells.items()}
+    label = cells.get("class", tree.label(path))
     if not label or label.startswith(".") or "/" in label or "\0" in label:
-        raise UserError(f"{where}: class {label!r} must be a name without `/` that does not start with a dot")
-    group = row.get("group", "").strip()
-    if "group" in row and not group:
-        raise UserError(f"{where}: the group is empty; name the source of the clip, or remove the column")
-    split = row.get("split", "").strip().lower()
-    if "split" in row and split not in SUBSETS:
-        raise UserError(f"{where}: split {row['split']!r} must be one of {', '.join(SUBSETS)}")
+        raise row.error(f"class {label!r} must be a name without `/` that does not start with a dot")
+    group, split = cells.get("group", ""), tree.subsets[path][0] if path in tree.subsets else ""
+    if "group" in cells and not group:
+        raise row.error("the group is empty; name the source of the clip, or remove the column")
+    if "split" in cells:
+        split = subset_of(cells["split"]) or ""
+        if not split:
+            raise row.error(f"split {cells['split']!r} must be one of {', '.join(SUBSETS)}")
     return _clip(tree, path, label, group, split)
 
 
-def _resolve(name: str, where: str, tree: Tree, table: Path) -> Path:
-    """Return the file of a row, relative to the source; if no such file exists, where it is expected."""
-    paths = [Path(os.path.normpath(folder / name)) for folder in (*tree.levels(), table.parent)]
-    inside = [path for path in paths if path != tree.root and path.is_relative_to(tree.root)]
-    if not name.strip() or "\0" in name or not inside:
-        raise UserError(f"{where}: path {name!r} is not a file inside the source {os.fspath(tree.root)!r}")
-    found = next((path for path in inside if os.path.lexists(path) and not path.is_dir()), inside[0])
-    return found.relative_to(tree.root)
+def _resolve(row: Row, tree: Tree, table: Path, renamed: list[str]) -> Path:
+    """Return the file of a row, relative to the source; if no such file exists, where it is expected.
+
+    The path is tried as it stands, then without blanks around it and in the encoding of :func:`cell_text`, with
+    backslashes as separators, in NFC and NFD, and in other capitals, of which `renamed` gets the names.
+    """
+    cell = row.cells["path"]
+    names = [cell, cell.strip(), cell_text(cell)]
+    expected: list[Path] = []
+    for name in dict.fromkeys([*names, *(name.replace("\\", "/") for name in names)]):
+        expected = _inside(name, tree, table) if name.strip() and "\0" not in name else []
+        for path in expected:
+            if os.path.lexists(tree.root / path) and not (tree.root / path).is_dir():
+                return path
+        for path in expected:
+            if found := tree.by_name.get(_nfc(path)):
+                return found
+    for path in expected:
+        if found := tree.by_folded_name.get(_nfc(path).casefold()):
+            renamed.append(os.fspath(found))
+            return found
+    if not expected or re.match(r"[A-Za-z]:[\\/]", cell.strip()):
+        raise row.error(
+            f"path {cell!r} is not a file inside the source {os.fspath(tree.root)!r}; write it relative to the class "
+            "folders"
+        )
+    return expected[0]
+
+
+def _inside(name: str, tree: Tree, table: Path) -> list[Path]:
+    """Return what a name can stand for inside the source, relative to it."""
+    real = Path(os.path.realpath(tree.root))  # an absolute name may not go through the link that the source is
+    found = []
+    for folder in (*tree.levels(), table.parent):
+        path = Path(os.path.normpath(folder / name))
+        for root in (tree.root, real):
+            if path != root and path.is_relative_to(root):
+                found.append(path.relative_to(root))
+    return list(dict.fromkeys(found))
 
 
 def _unlisted(tree: Tree, clips: list[Clip], has_group: bool) -> list[Clip]:
     labels = {clip.label for clip in clips}
     rest = sorted(tree.videos - {clip.path for clip in clips}, key=os.fsencode)
-    known = [path for path in rest if path.parent.name in labels]
+    known = [path for path in rest if tree.label(path) in labels]
     _report(known, "are not in the table; they count as unused")
     # The folder of the others would become a class without any clip to train on.
-    others = [path for path in rest if path.parent.name not in labels]
+    others = [path for path in rest if tree.label(path) not in labels]
     _report(others, "are not in the table, in no folder of its classes, and are left out")
     # If the table gives groups, each clip that it does not list is its own group.
-    return [_clip(tree, path, path.parent.name, path.as_posix() if has_group else "", "unused") for path in known]
+    return [_clip(tree, path, tree.label(path), path.as_posix() if has_group else "", "unused") for path in known]
 
 
-def _report(paths: Iterable[Path], what: str) -> None:
-    names = sorted(map(os.fspath, paths))
+def _nfc(name: str | PurePath) -> str:
+    """Return a name in NFC, without blanks around it."""
+    text = unicodedata.normalize("NFC", os.fspath(name))
+    return text.strip() or text
+
+
+def _report(paths: Iterable[str | Path], what: str) -> None:
+    names = sorted(os.fspath(path) for path in paths)
     if names:
         shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
         print(f"folder: {len(names)} file(s) {what}: {shown}")
