@@ -31,7 +31,8 @@ from twostream.errors import UserError
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.params import Flow
 from twostream.sources.walk import walk_files
-from twostream.video import probe, read_frames
+from twostream.video import read_frames
+from twostream.video.probe import probe
 
 GPU_BATCH = 64  # pairs
 METHODS = ("tvl1-fast", "tvl1-balanced", "farneback", "dis-medium")

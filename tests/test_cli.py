@@ -12,7 +12,7 @@ from random_models import CLASSES, make_models
 from twostream.cli import main
 from twostream.inference.predict import Predictor
 from twostream.params import Score
-from twostream.video import probe
+from twostream.video.probe import probe
 
 
 @pytest.mark.slow

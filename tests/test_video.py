@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from helpers import moving_texture, write_audio, write_video
 
-from twostream.video import VideoError, probe, read_frames
+from twostream.video import VideoError, read_frames
+from twostream.video.probe import probe
 
 
 def test_probe_counts_decoded_frames_and_size(tmp_path):

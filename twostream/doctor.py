@@ -247,7 +247,7 @@ def _survey(folder: Path, train: float) -> DatasetSize | None:
     """Count the videos of a folder and decode a few; return None if there are none."""
     from twostream.datasets import is_video
     from twostream.sources.walk import walk_files
-    from twostream.video import probe
+    from twostream.video.probe import probe
 
     sizes = {path: (folder / path).stat().st_size for path in walk_files(folder) if is_video(path)}
     if not sizes:

@@ -15,7 +15,7 @@ from twostream.datasets import demo as demo_set
 from twostream.datasets.demo.pose import draw_pose
 from twostream.errors import UserError
 from twostream.params import Demo
-from twostream.video import probe
+from twostream.video.probe import probe
 
 HMDB51_NAME = re.compile(
     r"^(?P<source>.+)_(?P<label>(?:approach|sidestep|squat)_(?:ball|flag|umbrella))"

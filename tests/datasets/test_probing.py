@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 from helpers import moving_texture, write_audio, write_video
 
-from twostream import video
 from twostream.core.cache import RecordCache
 from twostream.datasets import get_dataset, probing
 from twostream.datasets.probing import list_and_probe, probe_clips
@@ -12,6 +11,7 @@ from twostream.datasets.splits import split_clips
 from twostream.datasets.tables import CLIP_COLUMNS, read_clips, write_table
 from twostream.errors import UserError
 from twostream.params import parse_params
+from twostream.video.probe import probe
 
 
 def _dataset(values, source, **changes):
@@ -160,11 +160,11 @@ def decoded(monkeypatch):
     """The names of the files that are decoded, in order."""
     names = []
 
-    def probe(path):
+    def record(path):
         names.append(path.name)
-        return video.probe(path)
+        return probe(path)
 
-    monkeypatch.setattr(probing, "probe", probe)
+    monkeypatch.setattr(probing, "probe", record)
     return names
 
 
@@ -204,7 +204,7 @@ def test_a_changed_clip_is_decoded_and_so_is_one_that_could_not_be_read(tmp_path
 def test_another_decoder_decodes_every_clip_again(tmp_path, decoded, monkeypatch):
     write_video(tmp_path / "videos" / "a.avi", moving_texture(4))
     _probe_folder(tmp_path / "videos", tmp_path)
-    monkeypatch.setattr(probing, "code_digest", lambda path: "other")
+    monkeypatch.setattr(probing, "code_digest", lambda *paths: "other")
     _probe_folder(tmp_path / "videos", tmp_path)
     monkeypatch.setattr(probing.av, "__version__", "0")
     _probe_folder(tmp_path / "videos", tmp_path)

@@ -12,7 +12,8 @@ from twostream.inference import annotate as annotate_module
 from twostream.inference.annotate import annotate, draw_classes, draw_flow
 from twostream.inference.predict import Prediction, Predictor, Window
 from twostream.params import Score
-from twostream.video import read_frames, survey
+from twostream.video import read_frames
+from twostream.video.probe import survey
 
 pytestmark = pytest.mark.slow
 

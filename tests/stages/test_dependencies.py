@@ -83,4 +83,4 @@ def test_flow_depends_on_the_code_of_every_method():
 
 def test_decoding_depends_on_one_module_alone():
     """The keys of probes and of extracted clips hold the code of no other."""
-    assert not _missing("", ROOT / "twostream/video.py", ["twostream/video.py"])
+    assert not _missing("", ROOT / "twostream/video/__init__.py", ["twostream/video/__init__.py"])

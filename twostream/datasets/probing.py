@@ -12,14 +12,16 @@ import pandas as pd
 from twostream import video
 from twostream.core.cache import RecordCache, code_digest, key_of
 from twostream.core.files import sha256_of
+from twostream.core.imports import import_closure
 from twostream.core.parallel import in_threads, unordered
 from twostream.datasets import get_dataset
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
 from twostream.params import Dataset
-from twostream.video import Probe, probe
+from twostream.video.probe import Probe, probe
 
 _NAMED_IN_ERRORS = 20
+_DECODER = Path(video.__file__).with_name("probe.py")
 
 
 def list_and_probe(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache, workers: int) -> pd.DataFrame:
@@ -81,7 +83,7 @@ def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: Re
 
 def _keys(paths: list[Path], workers: int) -> list[str]:
     """Return the cache key of each file: its content and what decodes it. Files are read by several threads."""
-    decoder = {"code": code_digest(video.__file__), "ffmpeg": av.__version__}
+    decoder = {"code": code_digest(*import_closure([_DECODER])), "ffmpeg": av.__version__}
 
     def key(path: Path) -> str:
         try:

@@ -33,7 +33,8 @@ from twostream.fusion.methods import read_fusion
 from twostream.fusion.scores import log_softmax
 from twostream.params import Flow, Rgb, Score, load_params
 from twostream.profiles import complete
-from twostream.video import MIN_SIDE, Probe, read_frames, survey
+from twostream.video import read_frames
+from twostream.video.probe import MIN_SIDE, Probe, survey
 from twostream.views.sampling import scoring_frames
 
 if TYPE_CHECKING:

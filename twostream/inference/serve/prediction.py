@@ -14,7 +14,7 @@ from twostream.inference.serve.jobs import Job
 from twostream.inference.serve.playback import Playback
 from twostream.report.charts import stream_tokens
 from twostream.report.text import visible
-from twostream.video import MAX_LOST
+from twostream.video.probe import MAX_LOST
 
 if TYPE_CHECKING:
     from twostream.inference.predict import Predictor

@@ -1,0 +1,278 @@
+"""Decode videos: every frame that can be decoded, in order, as a player shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import cv2
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from twostream.errors import reason
+
+MAX_PIXELS = 8192 * 4320  # of a frame: a damaged header can announce any size, and frames of that size fill the memory
+# Prefixes of addresses that a user may name on the command line.
+NETWORK = (
+    *("http://", "https://", "ftp://", "sftp://", "rtsp://", "rtsps://", "rtmp://", "rtmps://"),
+    *("rtp://", "srt://", "tcp://", "udp://"),
+)
+# FFmpeg's names of containers that hold their video themselves. A playlist (HLS, DASH, concat, SDP), a script or a
+# pattern of image names would make it open whatever file or address it names.
+_FORMATS = (
+    "3gp,amv,asf,av1,avi,avs,cavsvideo,dhav,dirac,dv,dxa,flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,"
+    "matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mtv,mxf,nsv,nut,nuv,obu,ogg,pva,rm,smk,swf,vc1,vc1test,vvc,wtv,"
+    "yuv4mpegpipe"
+)
+_FILE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+# A playlist from the network may name more addresses, but no files of this machine.
+_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,ffrtmphttp,srt,ftp,sftp,hls"
+_ADDRESS = {"protocol_whitelist": f"{_PROTOCOLS},crypto,data", "rtsp_transport": "tcp"}
+_TIMEOUT_S = 20.0  # for an address to answer
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PLANAR = {f"{family}{layout}p" for family in ("yuv", "yuvj") for layout in (420, 422, 444)}
+_YUV = ("yuv", "nv", "p0", "p2", "p4", "uyv", "yvyu", "y2", "xv", "vuy", "ayuv")
+_STRETCHED = np.rint((np.arange(256) - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
+# Matrices of YCbCr, numbered as in ITU-T H.273, that differ from BT.601, which libswscale takes by default.
+_MATRICES = frozenset({1, 4, 7, 9, 10})
+_DEFAULT_TRACK = 5_000_000  # pixels that the flag `default` is worth, as for FFmpeg's own choice
+# Sample aspect ratios beyond are errors of the header; those nearer to 1 (4320:4319 in UCF101) are errors of rounding.
+_MOST_STRETCH, _LEAST_STRETCH = 10, 1.02
+
+av.logging.set_level(av.logging.PANIC)  # errors that matter are raised; libav's messages would break the progress bar
+
+
+Watch = Callable[["av.Packet | None", str], None]
+
+
+class VideoError(Exception):
+    """The file holds no video that can be decoded; the message says why in a few words, without the path."""
+
+
+def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.ndarray, None, None]:
+    """Decode a video frame by frame in presentation order.
+
+    Frames have the shape and the orientation that players show: the sample aspect ratio widens or narrows them, and
+    the display matrix turns and mirrors them. Frames that cannot be decoded, or that an edit list hides, are left out.
+
+    Args:
+        path: a file in a container that holds its video itself, or an address with one of the prefixes `NETWORK`.
+        pixel_format: `rgb24` for uint8 [H, W, 3] frames, `gray` for uint8 [H, W] luma.
+
+    Raises:
+        VideoError: no video stream, or the file cannot be opened.
+    """
+    with open_video(path) as video:
+        for frame in video.decode():
+            yield video.image(frame, pixel_format)
+
+
+@contextlib.contextmanager
+def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
+    """Open a file, an address (a str with one of the prefixes `NETWORK`), or a stream to read from.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video that can be decoded.
+    """
+    with _open(source) as container:
+        yield Video(container)
+
+
+def _open(source: str | Path | BinaryIO) -> av.container.InputContainer:
+    try:
+        if not isinstance(source, str | os.PathLike):
+            return av.open(source, "r", container_options=_FILE, metadata_errors="replace")
+        if isinstance(source, str) and source.startswith(NETWORK):
+            return av.open(source, container_options=_ADDRESS, metadata_errors="replace", timeout=_TIMEOUT_S)
+        # `file:` keeps FFmpeg from reading a name such as "concat:a" or "http:x" as a protocol.
+        return av.open(f"file:{os.fspath(source)}", container_options=_FILE, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise VideoError(_why_not_open(source, error)) from None
+
+
+def _why_not_open(source: str | Path | BinaryIO, error: av.error.FFmpegError) -> str:
+    with contextlib.suppress(OSError, TypeError), open(source, "rb") as file:  # type: ignore[arg-type]
+        start = file.read(len(_POINTER))
+        if not start:
+            return "empty file (0 bytes)"
+        if start == _POINTER:
+            return "a Git LFS pointer instead of the video: run `git lfs pull`"
+    if error.errno == errno.EINVAL:
+        return "not a video that can be opened: of no format that holds its video itself"
+    return f"not a video that can be opened: {reason(error)}"
+
+
+class Video:
+    """An open video: its best track, and how the frames of this track are shown."""
+
+    def __init__(self, container: av.container.InputContainer):
+        self.container = container
+        self.track = _best_track(container)
+        self.track.codec_context.thread_count = 1  # clips run in parallel, one per process
+        aspect = float(self.track.sample_aspect_ratio or 1)
+        stretch = max(aspect, 1 / aspect)
+        self._aspect = aspect if _LEAST_STRETCH <= stretch <= _MOST_STRETCH else 1.0
+        self._turned: tuple[bool, bool, bool] | None = None
+        self._reformatter = VideoReformatter()  # keeps the conversion context between frames
+
+    def decode(self, watch: Watch | None = None) -> Iterator[av.VideoFrame]:
+        """Yield the frames in presentation order.
+
+        Args:
+            watch: called for every packet, also of the other tracks, with why it cannot be decoded, or "". The packet
+                is None where reading stops before the end.
+        """
+        packets = self.container.demux(*([] if watch else [self.track]))
+        watch = watch or (lambda packet, why: None)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                watch(None, reason(error))
+                return
+            if packet is None:
+                return
+            frames, why = self._frames_of(packet)
+            watch(packet, why)
+            yield from frames
+
+    def _frames_of(self, packet: av.Packet) -> tuple[list[av.VideoFrame], str]:
+        """Return the frames that are complete with this packet, and why it cannot be decoded."""
+        # An empty packet repeats the frame before; the one at the end, which has no time, gets the last frames out.
+        if packet.stream is not self.track or (not packet.size and packet.dts is not None):
+            return [], ""
+        if packet.has_sidedata("encryption_info"):
+            raise VideoError("encrypted: decrypt it first")
+        try:
+            frames = self.track.decode(packet)
+        except (av.error.FFmpegError, RuntimeError, ValueError) as error:  # the others: impossible sizes or formats
+            return [], reason(error)
+        return [frame for frame in frames if frame.width > 0 and frame.height > 0], ""
+
+    def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Return (width, height) at which a frame is shown."""
+        width, height = max(1, round(frame.width * self._aspect)), frame.height
+        return (height, width) if self._turns(frame)[0] else (width, height)
+
+    def image(self, frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+        """Return a frame as it is shown; formats as for :func:`read_frames`."""
+        image = _luma(frame) if pixel_format == "gray" else None
+        if image is None:
+            image = _convert(self._reformatter, frame, pixel_format)
+        image = resize(image, (max(1, round(frame.width * self._aspect)), frame.height))
+        transposed, flip_x, flip_y = self._turns(frame)
+        if transposed:
+            image = image.swapaxes(0, 1)
+        return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+    def _turns(self, frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+        if self._turned is None:  # by the first frame: looking at the data beside every frame takes time
+            self._turned = _orientation(frame)
+        return self._turned
+
+
+def _best_track(container: av.container.InputContainer) -> av.VideoStream:
+    """Return the track that `ffmpeg` chooses: the largest, and one flagged as default before others.
+
+    Raises:
+        VideoError: there is none that can be decoded.
+    """
+    tracks = [track for track in container.streams.video if not track.disposition & Disposition.attached_pic]
+    if not tracks:
+        raise VideoError("no video stream" + (", only a cover image" if container.streams.video else ""))
+    decodable = [track for track in tracks if track.codec_context]
+    if not decodable:
+        raise VideoError(f"no decoder for codec {_codec_name(container, tracks[0])}")
+
+    def score(track: av.VideoStream) -> tuple[bool, int]:
+        pixels = track.codec_context.width * track.codec_context.height
+        return track.frames != 1, pixels + _DEFAULT_TRACK * bool(track.disposition & Disposition.default)
+
+    best = max(decodable, key=score)
+    width, height = best.codec_context.width, best.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(f"{width}x{height} pixels: more than {MAX_PIXELS} in a frame")
+    # A damaged header in the middle of the stream can announce another size.
+    best.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    return best
+
+
+def _codec_name(container: av.container.InputContainer, track: av.VideoStream) -> str:
+    """Return the name or the four letters of a codec that has no decoder, as `ffmpeg` prints them."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        printed = re.search(rf"Stream #0:{track.index}\b.*?: Video: (.*)", container.dumps_format())  # type: ignore[attr-defined]
+    finally:
+        av.logging.set_level(level)
+    words = printed[1].split(",")[0] if printed else "unknown"
+    return words.removeprefix("none ").strip("()").split(" / ")[0]
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Return what the display matrix does: swap rows and columns, then mirror left and right, then top and bottom.
+
+    The matrix [a b; c d] shows the pixel at (x, y) at (ax + cy, bx + dy) (ISO/IEC 14496-12, 6.2.2). Angles between
+    are taken as the nearest of its eight values.
+    """
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know a kind of side data; the angle it can give
+        data = None
+    if data is None:
+        angle = np.deg2rad(frame.rotation)
+        a, b, c, d = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    else:
+        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # type: ignore[arg-type]
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
+
+
+def _luma(frame: av.VideoFrame) -> np.ndarray | None:
+    """Return what FFmpeg's conversion to `gray` gives, in a third of its time; None for formats without 8-bit luma.
+
+    Luma from 16 to 235 is stretched to grey levels from 0 to 255; luma of the full range already uses all of them.
+    """
+    if frame.format.name not in _PLANAR or frame.colorspace in _MATRICES:
+        return None
+    plane = frame.planes[0]
+    image = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    return image.copy() if _is_full_range(frame) else cv2.LUT(image, _STRETCHED)
+
+
+def _is_full_range(frame: av.VideoFrame) -> bool:
+    return frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
+
+
+def _convert(reformatter: VideoReformatter, frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+    """Convert a frame with libswscale, by the range and the matrix that the frame is flagged with."""
+    if frame.format.name.startswith(_YUV) and (_is_full_range(frame) or frame.colorspace in _MATRICES):
+        # PyAV ignores both flags unless the two sides differ; BT.601 has two names, so that they always do.
+        target = Colorspace.SMPTE170M if frame.colorspace != Colorspace.SMPTE170M else Colorspace.ITU601
+        frame = reformatter.reformat(
+            frame,
+            format=pixel_format,
+            src_colorspace=frame.colorspace,
+            dst_colorspace=target,
+            src_color_range=ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG,
+        )
+    else:
+        frame = reformatter.reformat(frame, format=pixel_format)
+    return frame.to_ndarray()
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a uint8 image [H, W] or [H, W, 3] at `size` (width, height), by area to shrink, linearly to enlarge."""
+    if image.shape[1::-1] == size:
+        return image
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

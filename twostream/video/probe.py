@@ -1,0 +1,242 @@
+"""Report what a complete decode of a video finds: its frames, when they are shown, and what is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from av.format import Flags
+
+from twostream.video import Video, VideoError, open_video
+
+# Shorter sides leave too few pixels for the networks' crops and the pyramids of optical flow.
+MIN_SIDE = 16
+# Headers of real files are often wrong by one frame (HMDB51), and a broken end should not make a clip unreadable; a
+# loss of more than this fraction of the frames should.
+MAX_LOST = 0.2
+USUAL_FPS = 25.0  # of a stream that gives no frame rate
+# A step back of more than this, or in a transport stream a jump ahead of more than that, starts another recording
+# (`ffmpeg` has the same limits).
+_BACK_S, _AHEAD_S = 0.1, 10.0
+_HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
+_DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a complete decode of a file found.
+
+    Attributes:
+        frames: number of frames that were decoded.
+        fps: frames per second, by the header, or by the time stamps where they say otherwise.
+        width, height: as players show the video.
+        readable: whether the clip can be used.
+        reason: what is wrong with the file, empty for a sound one; a readable file can have a reason too.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    readable: bool
+    reason: str
+
+
+def is_broadcast(video: Video) -> bool:
+    """Return whether a file may be a part of a transmission.
+
+    It then starts with frames that refer to earlier ones, declares no duration, and its time stamps may jump.
+    """
+    return Flags.ts_discont in Flags(video.container.format.flags)
+
+
+def probe(path: str | Path) -> Probe:
+    """Decode the whole file and report what is in it; never raises for a bad file."""
+    return survey(path)[0]
+
+
+def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
+    """Return the report of :func:`probe` and the time of each frame.
+
+    Returns:
+        The report, and float64 [frames]: seconds from the first frame, never decreasing, as :class:`Clock` gives them.
+    """
+    try:
+        with open_video(path) as video:
+            record = _Record(video)
+            size = (0, 0)
+            for frame in video.decode(record.watch):
+                size = size if record.stamps else video.shown_size(frame)
+                record.stamps.append(frame.time)
+    except VideoError as error:
+        return Probe(0, 0.0, 0, 0, False, str(error)), np.zeros(0)
+    times = np.array([record.clock(stamp) for stamp in record.stamps], np.float64)
+    return _judge(record, times, *size), times
+
+
+class Clock:
+    """Turns the time stamps of frames into seconds from the first frame, never decreasing.
+
+    Time goes on by one frame where a time stamp is missing, or where another recording starts in the same file.
+    """
+
+    def __init__(self, video: Video):
+        track = video.track
+        self.fps = float(track.average_rate or track.guessed_rate or 0)
+        self._step = 1 / (self.fps or USUAL_FPS)
+        self._tick = float(track.time_base or 0)
+        self._ahead = _AHEAD_S if is_broadcast(video) else np.inf
+        self._decoded: float | None = None  # when the packet before is decoded
+        self._offsets = [0.0]  # from time stamps to seconds, of the recording before and of this one
+        self._time: float | None = None
+        self.restarts = 0
+
+    def watch(self, packet: av.Packet) -> None:
+        """Notice in a packet of the track whether another recording starts."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return
+        before, self._decoded = self._decoded, stamp * self._tick
+        if before is not None and not -_BACK_S <= self._decoded - before <= self._ahead:
+            last = self._offsets[-1]
+            self._offsets = [last, last + before + self._step - self._decoded]
+            self.restarts += 1
+
+    def __call__(self, stamp: float | None) -> float:
+        """Return the time of the next frame."""
+        if self._time is None:
+            self._offsets = [offset - (stamp or 0.0) - self._offsets[0] for offset in self._offsets]
+            self._time = 0.0
+        else:
+            # The decoder keeps frames back: after the first packets of a recording, frames of the one before come.
+            due = self._time + self._step
+            times = [due if stamp is None else stamp + offset for offset in self._offsets]
+            self._time = max(self._time, min(times, key=lambda time: abs(time - due)))
+        return self._time
+
+
+class _Record:
+    """What decoding a video shows beside its frames.
+
+    Attributes:
+        stamps: time stamp of each frame, in seconds, or None.
+        failures: why packets cannot be decoded.
+        marks: number of frames before each sign of damage.
+        first, end: seconds of the first packet of the track, and of the end of the last packet of any track.
+    """
+
+    def __init__(self, video: Video):
+        track, container = video.track, video.container
+        self.clock = Clock(video)
+        self.stamps: list[float | None] = []
+        self.failures: list[str] = []
+        self.marks: list[int] = []
+        self.first, self.end = np.inf, -np.inf
+        self._is_broadcast = is_broadcast(video)
+        self._listed = track.frames if container.format.name.startswith("mov") else np.inf  # in the header
+        self._ticks = {one.index: float(one.time_base or 0) for one in container.streams}
+        self._track = track.index
+        self._packets = dict.fromkeys(self._ticks, 0)  # of each track
+        self._packed = self._read = 0  # bytes of the packets, and where the last one ends in the file
+        self._size = container.size
+        self._logged = av.logging.get_last_error()[0]
+        self.duration = (container.duration or 0) / av.time_base
+        if track.duration:
+            self.duration = track.duration * self._ticks[track.index]
+        if container.format.name == "avi":  # of a file that is cut short, FFmpeg shortens the duration, not the number
+            self.duration = max(self.duration, track.frames / (self.clock.fps or np.inf))
+
+    def watch(self, packet: av.Packet | None, why: str) -> None:
+        """Note what a packet says; see :meth:`Video.decode`."""
+        logged = av.logging.get_last_error()[0]  # demuxers skip what they cannot read, and only log it
+        if why or logged != self._logged or (packet is not None and (packet.is_corrupt or self._skips(packet))):
+            self._logged = logged
+            self.marks.append(len(self.stamps))
+        if why and (self.stamps or not self._is_broadcast):
+            self.failures.append(why)
+        if packet is None:
+            return
+        if packet.stream_index == self._track:
+            self.clock.watch(packet)
+        if packet.pts is None or packet.is_discard:
+            return
+        start, tick = packet.pts * self._ticks[packet.stream_index], self._ticks[packet.stream_index]
+        self.end = max(self.end, start + (packet.duration or 0) * tick)
+        if packet.stream_index == self._track:
+            self.first = min(self.first, start)
+
+    def _skips(self, packet: av.Packet) -> bool:
+        """Return whether the file has far more bytes before this packet than others need for their headers."""
+        if packet.pos is None or not packet.size:
+            return False
+        mean = self._packed / max(sum(self._packets.values()), 1)
+        skips = mean > 0 and packet.pos - self._read > _HOLE * mean
+        self._read = max(self._read, packet.pos + packet.size)
+        self._packed += packet.size
+        self._packets[packet.stream_index] += 1
+        return skips
+
+    def lost(self, times: np.ndarray) -> tuple[int, bool]:
+        """Return about how many frames are missing, and whether most of them are at the end.
+
+        They are counted by the packets that fail, and by the time that no frame covers. A gap between frames counts
+        only next to a sign of damage: without one, the frame rate is variable.
+        """
+        steps = np.diff(times)
+        step = float(np.median(steps)) if steps.size else 0.0
+        if step <= 0:
+            return len(self.failures), False
+        marks = np.array(self.marks)
+        gaps = np.flatnonzero(steps > 1.5 * step)
+        gap = sum(steps[i] - step for i in gaps if ((marks > i - _DELAY) & (marks <= i + 2)).any())
+        if 0 in self.marks and not self._is_broadcast and self.stamps[0] is not None:
+            gap += max(self.stamps[0] - self.first, 0.0)
+        tail = self._tail(step) if not self.clock.restarts else 0.0
+        return max(round((gap + tail) / step), len(self.failures)), tail > gap
+
+    def _tail(self, step: float) -> float:
+        """Return the seconds from the end of the last frame to the end that the header declares."""
+        last = self.stamps[-1]
+        if last is None:
+            return 0.0
+        is_fragmented = self._packets[self._track] > self._listed
+        if self.duration <= 0 or self._is_broadcast or is_fragmented:  # no header declares a duration
+            rest = self._size - self._read
+            return rest / self._read * (last - self.first) if rest > MAX_LOST * self._size else 0.0
+        # A duration counts from 0 or from the first packet, by the container. The smaller loss is believed.
+        shift = min(self.first, 0.0)
+        reached = self.end - shift >= self.duration - max(step, 0.05 * self.duration)
+        if reached and not any(mark > len(self.stamps) - _DELAY for mark in self.marks):
+            return 0.0  # the rest of the file is there: the video ends before the sound, or its last frame stands still
+        return max(self.duration - (last - shift + step), 0.0)
+
+
+def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
+    frames = len(times)
+    lost, at_end = record.lost(times)
+    total = frames + lost
+    found = Probe(frames, round(_fps(record.clock.fps, times, lost), 6), width, height, False, "")
+    first = f" ({record.failures[0]})" if record.failures else ""
+    if frames == 0:
+        return replace(found, reason=f"no frame can be decoded{first}")
+    if min(width, height) < MIN_SIDE:
+        return replace(found, reason=f"{width}x{height} pixels: smaller than {MIN_SIDE} on a side")
+    if frames < 2:
+        return replace(found, reason="a single frame: motion needs at least two")
+    if lost > max(1, MAX_LOST * total):
+        what = "cut short" if at_end else "damaged"
+        return replace(found, reason=f"{what}: {frames} of about {total} frames can be decoded{first}")
+    if record.failures:
+        count = len(record.failures)
+        return replace(found, readable=True, reason=f"damaged but used: {count} packets cannot be decoded{first}")
+    return replace(found, readable=True)
+
+
+def _fps(declared: float, times: np.ndarray, lost: int) -> float:
+    """Return the declared frame rate, or the mean one where frames of a complete video come at another."""
+    if lost or len(times) < 2 or times[-1] <= 0:
+        return declared
+    mean = (len(times) - 1) / float(times[-1])
+    return declared if abs(mean - declared) <= 0.1 * declared else mean
