@@ -230,7 +230,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         angle = np.deg2rad(frame.rotation)
         a, b, c, d = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
     else:
-        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # type: ignore[arg-type]
+        a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # type: ignore[call-overload]
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, c < 0, b < 0
     return False, a < 0, d < 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ USUAL_FPS = 25.0  # of a stream that gives no frame rate
 # A step back of more than this, or in a transport stream a jump ahead of more than that, starts another recording
 # (`ffmpeg` has the same limits).
 _BACK_S, _AHEAD_S = 0.1, 10.0
+_TRAILER = 8192  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
 _DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
 
@@ -63,6 +65,7 @@ def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
     Returns:
         The report, and float64 [frames]: seconds from the first frame, never decreasing, as :class:`Clock` gives them.
     """
+    times: list[float] = []
     try:
         with open_video(path) as video:
             record = _Record(video)
@@ -70,10 +73,10 @@ def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
             for frame in video.decode(record.watch):
                 size = size if record.stamps else video.shown_size(frame)
                 record.stamps.append(frame.time)
+                times.append(record.clock(frame.time))
     except VideoError as error:
         return Probe(0, 0.0, 0, 0, False, str(error)), np.zeros(0)
-    times = np.array([record.clock(stamp) for stamp in record.stamps], np.float64)
-    return _judge(record, times, *size), times
+    return _judge(record, np.array(times), *size), np.array(times)
 
 
 class Clock:
@@ -138,7 +141,7 @@ class _Record:
         self._listed = track.frames if container.format.name.startswith("mov") else np.inf  # in the header
         self._ticks = {one.index: float(one.time_base or 0) for one in container.streams}
         self._track = track.index
-        self._packets = dict.fromkeys(self._ticks, 0)  # of each track
+        self._packets: Counter[int] = Counter()  # of each track
         self._packed = self._read = 0  # bytes of the packets, and where the last one ends in the file
         self._size = container.size
         self._logged = av.logging.get_last_error()[0]
@@ -162,7 +165,8 @@ class _Record:
             self.clock.watch(packet)
         if packet.pts is None or packet.is_discard:
             return
-        start, tick = packet.pts * self._ticks[packet.stream_index], self._ticks[packet.stream_index]
+        tick = self._ticks.get(packet.stream_index, 0.0)
+        start = packet.pts * tick
         self.end = max(self.end, start + (packet.duration or 0) * tick)
         if packet.stream_index == self._track:
             self.first = min(self.first, start)
@@ -171,7 +175,7 @@ class _Record:
         """Return whether the file has far more bytes before this packet than others need for their headers."""
         if packet.pos is None or not packet.size:
             return False
-        mean = self._packed / max(sum(self._packets.values()), 1)
+        mean = self._packed / max(self._packets.total(), 1)
         skips = mean > 0 and packet.pos - self._read > _HOLE * mean
         self._read = max(self._read, packet.pos + packet.size)
         self._packed += packet.size
@@ -203,10 +207,13 @@ class _Record:
             return 0.0
         is_fragmented = self._packets[self._track] > self._listed
         if self.duration <= 0 or self._is_broadcast or is_fragmented:  # no header declares a duration
-            rest = self._size - self._read
-            return rest / self._read * (last - self.first) if rest > MAX_LOST * self._size else 0.0
-        # A duration counts from 0 or from the first packet, by the container. The smaller loss is believed.
-        shift = min(self.first, 0.0)
+            rest = self._size - self._read if self._read else 0
+            covered = last - min(self.first, last)
+            return rest / self._read * covered if rest > max(MAX_LOST * self._size, _TRAILER) else 0.0
+        # A duration counts from 0 or from the first packet, by the container. Where it can be either, the loss is the
+        # smaller one.
+        first = min(self.first, last)
+        shift = first if first >= self.duration else min(first, 0.0)
         reached = self.end - shift >= self.duration - max(step, 0.05 * self.duration)
         if reached and not any(mark > len(self.stamps) - _DELAY for mark in self.marks):
             return 0.0  # the rest of the file is there: the video ends before the sound, or its last frame stands still
