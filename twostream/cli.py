@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_results,
         _add_predict,
         _add_serve,
+        _add_flow,
         _add_export,
         _add_completion,
     ):
@@ -366,6 +367,47 @@ def _serve(args: argparse.Namespace) -> None:
     serve(args.models, args.split, args.host, args.port, *limits, open_browser=not args.no_browser)
 
 
+def _add_flow(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "flow",
+        _flow,
+        "write the optical flow of videos as files",
+        "Run the same command again after an interruption: finished videos are kept. docs/flow-tool.md shows how to "
+        "read each format.",
+    )
+    _add_path(parser, "videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos")
+    _add_path(parser, "-o", "--out", type=Path, required=True, metavar="DIR", help="output folder")
+    formats = ("jpg", "png", "flo", "npy", "zip", "mp4")
+    parser.add_argument("--format", choices=formats, default="jpg", help="format of the output (jpg)")
+    methods = ("tvl1", "farneback", "dis", "raft")
+    parser.add_argument("--method", choices=methods, default="tvl1", help="flow method (tvl1)")
+    presets = "of tvl1: fast, balanced, accurate (balanced); of dis: ultrafast, fast, medium (medium)"
+    parser.add_argument("--preset", metavar="PRESET", help=presets)
+    size = "short side of the flow in pixels; smaller videos are not enlarged (256)"
+    parser.add_argument("--size", type=_positive, default=256, metavar="PX", help=size)
+    bound = "jpg and zip: largest motion in pixels per frame; mp4: the motion of full colour (20)"
+    parser.add_argument("--bound", type=_above_zero, default=20, metavar="PX", help=bound)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (auto)")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="cores to use (all)")
+
+
+def _flow(args: argparse.Namespace) -> None:
+    from twostream.flow import flow_settings
+    from twostream.flow_tool import find_videos, write_flow
+
+    try:
+        values = {"short_side": args.size, "bound": args.bound, "device": args.device}
+        settings = flow_settings(args.method, args.preset, **values)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    failed = write_flow(find_videos(args.videos), args.out, settings, args.format, args.workers or 0)
+    for path, why in failed.items():
+        _print_error(UserError(f"{path}: {why}"))
+    if failed:
+        sys.exit(2)
+
+
 def _add_export(commands: Any) -> None:
     parser = _command(commands, "export", _export, "write the trained networks as ONNX files")
     _add_model_arguments(parser)
@@ -404,9 +446,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", type=_positive, default=1, metavar="N", help="the split they were trained on (1)")
 
 
-def _add_path(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def _add_path(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:
     """Add an argument whose value the shell completes to the name of a file or folder."""
-    parser.add_argument(name, **options).complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument(*names, **options).complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def _print_error(error: UserError) -> None:

@@ -256,8 +256,8 @@ class _Differences:
 @pytest.mark.slow
 def test_clips_solved_in_batches_are_those_solved_pair_by_pair(scene, monkeypatch, demo_values):
     from twostream.flow import gpu_server as flowserver
-    from twostream.flow.tvl1 import PRESETS
-    from twostream.flow.tvl1.torch import Tvl1Torch
+    from twostream.flow.methods.tvl1 import PRESETS
+    from twostream.flow.methods.tvl1.torch import Tvl1Torch
 
     folder, clips, _ = scene
     solver, settings = Tvl1Torch(PRESETS["fast"], "cpu"), _flow(demo_values, method="tvl1")

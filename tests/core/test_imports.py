@@ -81,7 +81,7 @@ except Exception as error:
 def test_every_method_has_its_files(device):
     for method in METHODS:
         assert all(file.is_file() for file in method_files(method, device))
-    assert ("tvl1/torch.py" in str(method_files("tvl1", device))) == (device == "cuda")
+    assert ("methods/tvl1/torch.py" in str(method_files("tvl1", device))) == (device == "cuda")
 
 
 def test_another_network_or_another_solver_does_not_count():
@@ -92,9 +92,9 @@ def test_another_network_or_another_solver_does_not_count():
     rgb = _names([ROOT / "twostream/clipstore/rgb.py"])
     assert not [file for file in rgb if file.startswith("twostream/flow")]
     dis = _names([ROOT / "twostream/clipstore/flow.py", *method_files("dis", "cpu")])
-    assert not {"twostream/flow/farneback.py", "twostream/flow/tvl1/cpu.py"} & dis
+    assert not {"twostream/flow/methods/farneback.py", "twostream/flow/methods/tvl1/cpu.py"} & dis
 
 
 def test_an_import_for_type_checking_does_not_count():
     raft = _names(method_files("raft", "cpu"))
-    assert raft == {f"twostream/{name}.py" for name in ("flow/__init__", "flow/raft", "networks/weight_files")}
+    assert raft == {f"twostream/{name}.py" for name in ("flow/__init__", "flow/methods/raft", "networks/weight_files")}

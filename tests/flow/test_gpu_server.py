@@ -15,8 +15,8 @@ from twostream.errors import UserError
 from twostream.flow import gpu_server as flowserver
 from twostream.flow.encoding import encode_flow
 from twostream.flow.gpu_server import FlowServer, solve_remotely
-from twostream.flow.tvl1 import PRESETS
-from twostream.flow.tvl1.torch import Tvl1Torch
+from twostream.flow.methods.tvl1 import PRESETS
+from twostream.flow.methods.tvl1.torch import Tvl1Torch
 
 BOUND = 8.0
 

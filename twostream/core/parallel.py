@@ -68,7 +68,7 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, workers
     return results
 
 
-def progress(total: int, what: str, unit: str) -> tqdm:
+def progress(total: int | None, what: str, unit: str) -> tqdm:
     """Return a progress bar that suits a terminal and, with a line every 10 s at most, a log file."""
     from tqdm import tqdm
 

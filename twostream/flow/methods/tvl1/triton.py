@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twostream.flow.tvl1.torch import Exposure, Linear, Rates, Steps, Taps
+from twostream.flow.methods.tvl1.torch import Exposure, Linear, Rates, Steps, Taps
 
 _ALIGNED = 16
 _OPTIONS = {"TILE_Y": 8, "TILE_X": 32, "num_warps": 4, "enable_fp_fusion": True}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from twostream.flow.tvl1 import simd
-from twostream.flow.tvl1.simd import LANES, kernel, load, splat, store
+from twostream.flow.methods.tvl1 import simd
+from twostream.flow.methods.tvl1.simd import LANES, kernel, load, splat, store
 
 
 @kernel
@@ -103,7 +103,7 @@ def _compiled(project: Path, cache: Path) -> int:
     """Return how many kernels a new process that imports the package from `project` compiles."""
     script = """
 import numpy as np
-from twostream.flow.tvl1 import cpu
+from twostream.flow.methods.tvl1 import cpu
 kernels = cpu.repeat_border, cpu.repeat_flow_border
 for kernel in kernels:
     kernel(np.zeros(100 * cpu.PLANES * 48, np.float32), 4, 4, 48)
@@ -122,7 +122,7 @@ def test_a_clone_compiles_nothing_until_the_code_differs_and_unused_machine_code
     (folder,) = (cache / "twostream").iterdir()
     second = clone("second")
     assert _compiled(second, cache) == 0
-    with open(second / "twostream/flow/tvl1/cpu.py", "a") as file:
+    with open(second / "twostream/flow/methods/tvl1/cpu.py", "a") as file:
         file.write("# edited\n")
     for name, days in (("kernels-recent", 1), ("kernels-old", 100)):
         (cache / "twostream" / name).mkdir()

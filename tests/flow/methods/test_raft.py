@@ -7,7 +7,7 @@ import torch
 from torchvision.models import optical_flow
 
 from twostream.errors import UserError
-from twostream.flow import raft
+from twostream.flow.methods import raft
 from twostream.params import Raft
 
 

@@ -93,7 +93,7 @@ def solver(settings: Tvl1, device: str = "cpu") -> Solver:
     recipe = recipe_of(settings)
     if device == "cpu":
         return Tvl1Cpu(recipe)
-    return importlib.import_module("twostream.flow.tvl1.torch").Tvl1Torch(recipe, device)
+    return importlib.import_module("twostream.flow.methods.tvl1.torch").Tvl1Torch(recipe, device)
 
 
 def recipe_of(settings: Tvl1) -> Recipe:
@@ -189,7 +189,7 @@ class Tvl1Cpu(Solver):
     """The solver for the CPU: one pair at a time, on one thread, with working memory that is kept from pair to pair."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._kernels = importlib.import_module("twostream.flow.tvl1.cpu")
+        self._kernels = importlib.import_module("twostream.flow.methods.tvl1.cpu")
         self._recipe = recipe
         self._kept = threading.local()  # working memory for the latest size
 

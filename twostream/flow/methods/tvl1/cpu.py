@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import literal_unroll
 
-from twostream.flow.tvl1.simd import (
+from twostream.flow.methods.tvl1.simd import (
     LANES,
     absolute,
     any_of,

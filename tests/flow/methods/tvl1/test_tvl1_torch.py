@@ -14,9 +14,9 @@ from groundtruth import read_pairs, resized
 from helpers import TEST_DATA
 from torch.nn import functional
 
-from twostream.flow.tvl1 import PRESETS, Tvl1Cpu, enlarge_taps, shrink_taps
-from twostream.flow.tvl1 import torch as tvl1_torch
-from twostream.flow.tvl1.torch import EAGER, Exposure, Linear, Rates, Tvl1Torch
+from twostream.flow.methods.tvl1 import PRESETS, Tvl1Cpu, enlarge_taps, shrink_taps
+from twostream.flow.methods.tvl1 import torch as tvl1_torch
+from twostream.flow.methods.tvl1.torch import EAGER, Exposure, Linear, Rates, Tvl1Torch
 
 GROUND_TRUTH = TEST_DATA / "flow_gt"
 BALANCED = PRESETS["balanced"]
@@ -187,7 +187,7 @@ def test_without_a_data_term_iterations_smooth_the_flow_and_keep_its_mean():
 
 
 def test_kernels_that_cannot_be_had_are_replaced_with_one_line_of_warning(monkeypatch):
-    monkeypatch.setitem(sys.modules, "twostream.flow.tvl1.triton", None)
+    monkeypatch.setitem(sys.modules, "twostream.flow.methods.tvl1.triton", None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         steps = tvl1_torch._fastest_steps.__wrapped__(BALANCED, torch.device("cuda"))
@@ -203,10 +203,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from twostream.flow.tvl1 import triton as tvl1_triton
-from twostream.flow.tvl1 import PRESETS
-from twostream.flow.tvl1.torch import EAGER, Exposure, Rates, Tvl1Torch
-from twostream.flow.tvl1.triton import KERNELS
+from twostream.flow.methods.tvl1 import triton as tvl1_triton
+from twostream.flow.methods.tvl1 import PRESETS
+from twostream.flow.methods.tvl1.torch import EAGER, Exposure, Rates, Tvl1Torch
+from twostream.flow.methods.tvl1.triton import KERNELS
 
 torch.set_num_threads(1)
 tvl1_triton._OPTIONS.update(TILE_Y=16)  # fewer to interpret, yet more than one
@@ -247,7 +247,7 @@ print(json.dumps(apart))
 @pytest.mark.slow
 def test_the_gpu_kernels_interpreted_on_the_cpu_do_what_the_plain_steps_do():
     pytest.importorskip("triton", reason="triton is not installed")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[4])}
     command = [sys.executable, "-W", "ignore", "-c", _INTERPRETED]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -261,7 +261,7 @@ def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_pa
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from twostream.flow.tvl1 import triton as tvl1_triton
+    from twostream.flow.methods.tvl1 import triton as tvl1_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tensors = {"flow", "ahead", "dual", "gradient", "weight", "image", "source", "result"}

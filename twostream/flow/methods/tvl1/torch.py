@@ -8,9 +8,10 @@ in 32 bit, except the sums in `fit_exposure`, which are in 64. A pair's flow doe
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from twostream.errors import reason
 from twostream.flow import Solver
-from twostream.flow.tvl1 import Recipe, enlarge_taps, pyramid_sizes, shrink_taps, smoothing_taps, warp_schedule
+from twostream.flow.methods.tvl1 import Recipe, enlarge_taps, pyramid_sizes, shrink_taps, smoothing_taps, warp_schedule
 
 Taps = tuple[Tensor, Tensor]
 """The t taps of n new pixels along one side of an image: int32 indices [n, t] and float32 weights [n, t]."""
@@ -117,12 +118,25 @@ class Tvl1Torch(Solver):
         """
         count, height, width = first.shape
         plan = self._plan(height, width)
-        most = min(max(1, _CHUNK_PX[self.device.type] // (height * width)), _CHUNK_PAIRS)
+        most = self._chunk_pairs(height, width)
         flow = torch.empty(count, height, width, 2, device=self.device)
         for start in range(0, count, most):
             chunk = slice(start, start + most)
             flow[chunk] = self._solve_chunk(self._moved(first[chunk]), self._moved(second[chunk]), plan)
         return flow
+
+    def sequence(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the flow of every image to the next, solved in chunks of pairs."""
+        images = iter(images)
+        chunk = list(itertools.islice(images, 1))
+        while chunk:
+            chunk += itertools.islice(images, self._chunk_pairs(*chunk[0].shape))
+            stacked = np.stack(chunk)
+            yield from self.match_batch(stacked[:-1], stacked[1:]).cpu().numpy()
+            chunk = chunk[-1:] if len(chunk) > 1 else []
+
+    def _chunk_pairs(self, height: int, width: int) -> int:
+        return min(max(1, _CHUNK_PX[self.device.type] // (height * width)), _CHUNK_PAIRS)
 
     def _moved(self, images: Tensor | np.ndarray) -> Tensor:
         if isinstance(images, np.ndarray):  # copied: torch takes neither mirrored nor read-only arrays
@@ -246,7 +260,7 @@ def _fastest_steps(recipe: Recipe, device: torch.device) -> Steps:
     texture = (noise + noise.roll(1, 1) + noise.roll(1, 2) + noise.roll((1, 1), (1, 2))) // 4
     images = texture.byte(), texture.roll(1, 2).byte()
     try:
-        from twostream.flow.tvl1.triton import KERNELS
+        from twostream.flow.methods.tvl1.triton import KERNELS
 
         plain = Tvl1Torch(recipe, device, EAGER).match_batch(*images)
         solver = Tvl1Torch(recipe, device, KERNELS)

@@ -10,9 +10,9 @@ import pytest
 from groundtruth import read_flo
 from helpers import TEST_DATA
 
-from twostream.flow import make_solver, tvl1
-from twostream.flow.tvl1 import PRESETS, Tvl1Cpu, enlarge_taps, pyramid_sizes, recipe_of, shrink_taps
-from twostream.flow.tvl1 import cpu as tvl1_cpu
+from twostream.flow import make_solver
+from twostream.flow.methods.tvl1 import PRESETS, Tvl1Cpu, enlarge_taps, pyramid_sizes, recipe_of, shrink_taps
+from twostream.flow.methods.tvl1 import cpu as tvl1_cpu
 from twostream.params import Flow, Tvl1
 
 PAIRS = TEST_DATA / "flow_gt"
@@ -208,4 +208,4 @@ def test_more_effort_is_more_exact():
 
 def test_the_method_is_chosen_by_name(demo_values):
     solve = make_solver(Flow(**{**demo_values["flow"], "method": "tvl1"}))
-    assert isinstance(solve, tvl1.Tvl1Cpu)
+    assert isinstance(solve, Tvl1Cpu)

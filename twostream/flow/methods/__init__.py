@@ -1,0 +1,1 @@
+"""The flow methods, one module each: `solver` returns the solver of a parameter section."""
