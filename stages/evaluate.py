@@ -7,7 +7,7 @@ import pandas as pd
 
 from stages.common import run
 from twostream.core.files import atomic_path
-from twostream.datasets.tables import read_clips, write_table
+from twostream.datasets.tables import read_clips, read_split, write_table
 from twostream.fusion import evaluation
 from twostream.fusion.scores import read_scores
 from twostream.params import Params
@@ -27,6 +27,8 @@ def evaluate(params: Params) -> None:
     settings = params.evaluate.model_dump()
     metrics: dict = evaluation.evaluate(tested, groups, fused, **settings, seed=params.seed)
     best = evaluation.best_stream(metrics, fused)
+    metrics["paired"] = evaluation.paired_differences(tested, groups, _pairs(params), **settings, seed=params.seed)
+    metrics["class_prior"] = {"top1": evaluation.class_prior(tested, _training_classes(clips, splits))}
     count = {status: int((clips["status"] == status).sum()) for status in ("unreadable", "missing")}
     metrics["clips"] = {"total": len(clips), **count}
     write_table(evaluation.per_class(tested), METRICS / "per_class.csv")
@@ -37,6 +39,24 @@ def evaluate(params: Params) -> None:
     with atomic_path(METRICS / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     print(evaluation.results_table(metrics, names))
+
+
+def _pairs(params: Params) -> list[tuple[str, str]]:
+    """Return what to compare: fusion with each stream, and flow with its baseline, the difference of frames."""
+    rgb, flow = params.train.rgb, params.train.flow
+    differences = [name for name in rgb if params.streams[name].input == "difference"]
+    fusion = [(evaluation.FUSION, name) for name in (*rgb, *flow)]
+    return fusion + [(motion, baseline) for motion in flow for baseline in differences]
+
+
+def _training_classes(clips: pd.DataFrame, splits: list[int]) -> dict[int, list[str]]:
+    """Return the class of each readable training or validation clip, by split."""
+    of_clip = clips[clips["status"] == "ok"].set_index("clip_id")["class"]
+    found = {}
+    for number in splits:
+        assigned = read_split(f"data/splits/{number}.csv").reindex(of_clip.index)
+        found[number] = of_clip[assigned.isin(["train", "val"])].tolist()
+    return found
 
 
 def _curves(names: list[str], splits: list[int]) -> pd.DataFrame:

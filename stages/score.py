@@ -6,17 +6,20 @@ import numpy as np
 
 from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
 from twostream.datasets.tables import read_clips, read_split
-from twostream.fusion.scores import Scores, write_scores
+from twostream.fusion.scores import SUBSETS, Scores, write_scores
 from twostream.params import Params
 from twostream.streams.scoring import count_unscored, score_clips
 from twostream.views.examples import Example, list_examples
 
 
 def score(params: Params, stream: str, split: str) -> None:
-    """Write data/scores/split<n>/<stream>.npz: for every validation and test clip its logits, the mean over views."""
+    """Write data/scores/split<n>/<stream>.npz: for every validation and test clip its logits, the mean over views.
+
+    A head also has logits for its training clips, out of fold, so that fusion can be fitted on all of them.
+    """
     examples = _examples(params, stream, split)
     model = Path(f"models/{stream}-{split}")
-    cache = open_cache().root / "scores"
+    cache = open_cache().root
     classes, logits = score_clips(model, [example for _, example in examples], params.score, params.runtime, cache)
     scores = Scores(
         clip_id=np.array([example.clip_id for _, example in examples]),
@@ -31,7 +34,7 @@ def score(params: Params, stream: str, split: str) -> None:
 def cost(params: Params, stream: str, split: str) -> dict[str, int]:
     """Return what `score` would do: numbers of clips."""
     examples = [example for _, example in _examples(params, stream, split)]
-    cache = find_cache().root / "scores"
+    cache = find_cache().root
     todo, cached = count_unscored(Path(f"models/{stream}-{split}"), examples, params.score, params.runtime, cache)
     return {"clips to score": todo, FROM_CACHE: cached}
 
@@ -40,9 +43,8 @@ def _examples(params: Params, stream: str, split: str) -> list[tuple[str, Exampl
     """Return the clips to score, each with its subset."""
     clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
     folder = Path("data") / modality_of(params, stream)
-    return [
-        (subset, example) for subset in ("val", "test") for example in list_examples(clips, assignment, folder, subset)
-    ]
+    subsets = SUBSETS if params.streams[stream].tune == "head" else ("val", "test")
+    return [(subset, example) for subset in subsets for example in list_examples(clips, assignment, folder, subset)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
 from twostream.streams.task import Task
-from twostream.streams.training import finished_epochs, train_stream
+from twostream.streams.training import count_missing_features, finished_epochs, train_stream
 from twostream.views.examples import list_examples
 
 
@@ -19,9 +19,12 @@ def train(params: Params, stream: str, split: str) -> None:
 def cost(params: Params, stream: str, split: str) -> dict[str, int]:
     """Return what `train` would do: streams by the epoch from which they train."""
     model = Path(f"models/{stream}-{split}")
-    finished = finished_epochs(_task(params, stream, split), find_cache(), params.runtime, model)
+    given = _task(params, stream, split), find_cache(), params.runtime, model
+    finished = finished_epochs(*given)
     if finished is None:
         return {FROM_CACHE: 1}
+    if params.streams[stream].tune == "head":
+        return {"heads to fit": 1, "clips that their networks must see": count_missing_features(*given[:3])}
     return {f"streams to train from epoch {finished + 1} of {params.streams[stream].epochs}": 1}
 
 
@@ -29,13 +32,16 @@ def _task(params: Params, stream: str, split: str) -> Task:
     modality = modality_of(params, stream)
     clips, assignment = read_clips("data/clips.csv"), read_split(f"data/splits/{split}.csv")
     folder = Path("data") / modality
+    train, val = (list_examples(clips, assignment, folder, subset) for subset in ("train", "val"))
+    groups = clips.set_index("clip_id")["group"]
     return Task(
         name=stream,
         modality=modality,
         stream=params.streams[stream],
         classes=classes_of(clips),
-        train=list_examples(clips, assignment, folder, "train"),
-        val=list_examples(clips, assignment, folder, "val"),
+        train=train,
+        val=val,
+        groups=tuple(groups[example.clip_id] for example in [*train, *val]),
         seed=params.seed,
         precision=params.train.precision,
         compile=params.train.compile,

@@ -191,7 +191,9 @@ def _results(args: argparse.Namespace) -> None:
         metrics = json.loads(Path(args.metrics).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{args.metrics}: cannot be read ({reason(error)}); run `dvc repro` first") from None
-    print(results_table(metrics, [name for name in metrics if name not in ("fusion", "fusion_gain", "clips")]))
+    from twostream.params import RESERVED
+
+    print(results_table(metrics, [name for name in metrics if name not in RESERVED]))
 
 
 def _add_predict(commands: Any) -> None:

@@ -24,11 +24,11 @@ from pydantic.fields import FieldInfo
 
 from twostream.core.files import expand_home
 from twostream.errors import UserError
-from twostream.networks.names import check_model_name
+from twostream.networks.names import FIXED, check_model_name
 from twostream.profiles import complete, differences, read_yaml
 
 RESERVED = (  # keys of metrics and columns of tables
-    *("fusion", "fusion_gain", "class", "clips", "right", "effect", "split", "run"),
+    *("fusion", "fusion_gain", "paired", "class_prior", "class", "clips", "right", "effect", "split", "run"),
     *("all", "none", "clip_id", "actual", "predicted", "confidence"),
 )
 _FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
@@ -199,12 +199,15 @@ class Augment(Section):
 class Stream(Section):
     model: str
     weights: FilePath = Field(min_length=1)
+    tune: Literal["all", "last", "head"]
+    input: Literal["frames", "difference"]
     size: int = Field(ge=16, le=1024)
     dropout: float = Field(ge=0, lt=1)
     sampling: Sampling
     demean: bool
     augment: Augment
     mixup: float = Field(ge=0, le=10)
+    balance: Literal["none", "sampler", "loss"]
     freeze_bn: Literal["none", "partial", "all"]
     epochs: int = Field(ge=1, le=10000)
     patience: int = Field(ge=1, le=10000)
@@ -222,6 +225,16 @@ class Stream(Section):
     def _statistics_to_keep(self) -> Stream:
         if self.freeze_bn != "none" and self.weights == "none":
             raise ValueError("freeze_bn: keeps the statistics of loaded weights, and weights is none; set it to none")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_freeze(self) -> Stream:
+        if self.tune != "all" and self.weights == "none" and self.model not in FIXED:
+            raise ValueError(
+                f"tune: {self.tune} freezes loaded weights, and weights is none; set it to all, or name weights"
+            )
+        if self.tune == "head" and self.balance == "sampler":
+            raise ValueError("balance: a head sees all clips at once and draws none; set it to loss")
         return self
 
 
@@ -299,6 +312,8 @@ class Params(Section):
                 raise ValueError(f"streams.{name}.model: {error}") from None
             if stream.demean and self.modality(name) == "rgb":
                 raise ValueError(f"streams.{name}.demean: concerns flow, and {name} reads rgb; set it to false")
+            if stream.input == "difference" and self.modality(name) == "flow":
+                raise ValueError(f"streams.{name}.input: difference is of RGB frames, and {name} reads flow")
         return self
 
     def modality(self, stream: str) -> Literal["rgb", "flow"]:

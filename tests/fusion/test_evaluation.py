@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, top_k_accuracy_score
 
 from twostream.errors import UserError
 from twostream.fusion import evaluation
@@ -75,10 +75,27 @@ def test_accuracies_are_scikit_learns_and_come_from_test_clips_alone():
         assert got["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(label, logits.argmax(1)), abs=1e-6)
         assert got["top1_low"] < got["top1"] < got["top1_high"]
         assert got["top1_std"] == 0.0
-        assert set(got) == {"top1", "top5", "mean_class_accuracy", "top1_low", "top1_high", "top1_std"}
+        f1 = f1_score(label, logits.argmax(1), average="macro")
+        assert got["macro_f1"] == pytest.approx(f1, abs=1e-6)
+        assert set(got) == {"top1", "top5", "mean_class_accuracy", "macro_f1", "top1_low", "top1_high", "top1_std"}
     gain = metrics["fusion_gain"]
     assert gain["top1"] == pytest.approx(metrics["fusion"]["top1"] - metrics["a"]["top1"], abs=2e-6)
     assert gain["low"] < gain["top1"] < gain["high"]
+
+
+def test_paired_differences_are_those_of_the_gain_and_name_both_systems():
+    streams = {"a": guesses(200, 4, 1.0, 1), "b": guesses(200, 4, 0.5, 2)}
+    fused = guesses(200, 4, 2.0, 3)
+    tested = select_test_clips({1: streams}, {1: fused})
+    gain = evaluation.evaluate(tested, own_group(fused), ["a", "b"], **DRAWS)["fusion_gain"]
+    pairs = evaluation.paired_differences(tested, own_group(fused), [("fusion", "a"), ("b", "b")], **DRAWS)
+    assert pairs == {"fusion - a": gain, "b - b": {"top1": 0.0, "low": 0.0, "high": 0.0}}
+
+
+def test_the_class_prior_answers_what_was_most_frequent_in_training():
+    one = scores([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]])
+    tested = select_test_clips({1: {"a": one}}, {1: one})
+    assert evaluation.class_prior(tested, {1: ["class1", "class1", "class0"]}) == 0.25
 
 
 def test_the_metrics_are_plain_numbers_of_six_digits_and_the_same_each_time():

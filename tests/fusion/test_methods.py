@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 
 from twostream.errors import UserError
 from twostream.fusion.methods import METHODS, Fusion, fit_fusion, read_fusion, write_fusion
-from twostream.fusion.scores import Scores, log_softmax
+from twostream.fusion.scores import Scores, align, log_softmax
 from twostream.fusion.weights import CURVE_COLUMNS, MAX_GRID, choose_weights, weight_curve
 
 SETTINGS = {"step": 0.05, "c": 1.0, "seed": 0}
@@ -431,3 +431,17 @@ def test_importing_costs_neither_torch_nor_scikit_learn():
         "sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_where_all_streams_have_out_of_fold_logits_the_fusion_is_fitted_on_all_training_clips():
+    """On the four validation clips alone the second stream is right by luck; on a hundred clips the first one is."""
+    generator = np.random.default_rng(5)
+    label = generator.integers(2, size=200)
+    subset = np.where(np.arange(200) < 96, "train", np.where(np.arange(200) < 100, "val", "test"))
+    good, poor = knows(label, 2, 2.0, generator), knows(label, 2, 0.0, generator)
+    lucky = subset == "val"
+    good[lucky], poor[lucky] = -3 * np.eye(2)[label[lucky]], 9 * np.eye(2)[label[lucky]]
+    streams = {name: replaced(scores(label, logits, 0), subset=subset) for name, logits in (("a", good), ("b", poor))}
+    assert fit_fusion("weighted", align(streams), **SETTINGS).weights.tolist() == [1.0, 0.0]
+    without = {**streams, "b": streams["b"].take(subset != "train")}
+    assert fit_fusion("weighted", align(without), **SETTINGS).weights.tolist() == [0.0, 1.0]

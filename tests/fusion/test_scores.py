@@ -108,7 +108,7 @@ def test_a_missing_file_a_missing_array_and_a_pickle_are_user_errors(tmp_path):
         ("label", [0.0, 1.0, 0.0], "label has type float64, expected int64"),
         ("logits", [[0, 0], [0, np.nan], [0, 0]], r"logits are not finite for clip 'b'"),
         ("logits", [[0, 0, 0]] * 3, "logits has shape"),
-        ("subset", ["val", "test", "train"], r"subset is not one of val, test for clip 'c'"),
+        ("subset", ["val", "test", "other"], r"subset is not one of train, val, test for clip 'c'"),
         ("clip_id", ["a", "b", "a"], "clip_id holds 'a' twice"),
         ("classes", ["x", "x"], "classes holds 'x' twice"),
         ("clip_id", [1, 2, 3], "clip_id has type int64, expected str"),

@@ -72,8 +72,12 @@ def arguments(tmp_path, demo_values) -> dict:
     write_exploration(clips, tmp_path, tmp_path / "explore")
     others = {"top5": 1.0, "top1_low": 0.1, "top1_high": 0.95, "top1_std": 0.02}
     systems = {"spatial": 0.5, "temporal": 0.625, "cnn3d_v1": 0.3, "cnn3d_v2": 0.25, "fusion": 0.75}
-    metrics = {name: {"top1": top1, "mean_class_accuracy": top1} | others for name, top1 in systems.items()}
+    metrics = {
+        name: {"top1": top1, "mean_class_accuracy": top1, "macro_f1": top1} | others for name, top1 in systems.items()
+    }
     metrics["fusion_gain"] = {"top1": 0.125, "low": -0.0333, "high": 0.2}
+    metrics["paired"] = {"fusion - spatial": {"top1": 0.25, "low": 0.1, "high": 0.4}}
+    metrics["class_prior"] = {"top1": 0.5}
     per_class = {"class": classes, "clips": [4, 0], "spatial": [0.5, np.nan], "temporal": [0.75, np.nan]}
     confusion = {"actual": ["jump", "jump", HOSTILE, HOSTILE], "predicted": ["jump", "jump", "jump", HOSTILE]}
     contribution = {

@@ -73,8 +73,8 @@ def test_another_model_protocol_or_content_is_scored_again(model, tmp_path, caps
 
 
 def test_scores_of_models_that_are_long_gone_are_removed(model, tmp_path):
-    cache = model.parents[1] / "cache"
-    cache.mkdir()
+    cache = model.parents[1] / "cache" / "scores"
+    cache.mkdir(parents=True)
     old, recent = cache / "old.jsonl", cache / "recent.jsonl"
     for file, days in ((old, 100), (recent, 3)):
         file.write_text("")

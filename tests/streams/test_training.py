@@ -16,12 +16,13 @@ from torch.nn import functional
 from twostream.clipstore import ClipReader, write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
+from twostream.networks.registry import create_model
 from twostream.params import Runtime, Score, Stream, parse_params
 from twostream.streams import fitting, trained, training
 from twostream.streams.fitting import mix_clips
 from twostream.streams.network import build_network
 from twostream.streams.scoring import score_clips
-from twostream.streams.task import Task, best_epoch
+from twostream.streams.task import Task, best_epoch, class_weights
 from twostream.streams.trained import TrainedStream
 from twostream.streams.training import finished_epochs, train_stream
 from twostream.views.examples import Example
@@ -73,7 +74,7 @@ def _finished(task, root):
 
 
 def _scored(root, examples, protocol):
-    return score_clips(root / "model", examples, protocol, RUNTIME, root / "scores")[1]
+    return score_clips(root / "model", examples, protocol, RUNTIME, root / "cache")[1]
 
 
 def test_a_stream_learns_and_its_folder_is_all_that_scoring_needs(task, tmp_path):
@@ -442,12 +443,62 @@ def test_a_clips_logits_are_the_mean_over_contiguous_snippets_crops_and_mirror_i
     assert np.allclose(scored[0], torch.cat(single).mean(0), rtol=0.01, atol=0.01)
 
 
+LAST = {  # what `tune: last` trains
+    "resnet18": "layer4.1 fc",
+    "resnet50": "layer4.2 fc",
+    "i3d": "Mixed_5c logits",
+    "video/r3d_18": "layer4.1 fc",
+    "video/s3d": "features.15 classifier.1",
+    "video/swin3d_t": "features.6.1 norm head",
+    "timm/test_efficientnet": "blocks.4.0 conv_head bn2 classifier",
+    "inflated/resnet18": "layer4.1 fc",
+    "cnn3d_v2": "hidden classifier",
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_block_and_all_after_it_learn_and_the_rest_is_frozen(name):
+    with torch.device("meta"):
+        model = create_model(name, modality="rgb", classes=3, frames=8, input_size=32)
+    frozen = fitting.freeze_body(model)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    expected = tuple(f"{layer}." for layer in LAST[name].split())
+    assert learning and all(name.partition(".")[2].removeprefix("backbone.").startswith(expected) for name in learning)
+    assert {layer for layer in expected if any(layer in name for name in learning)} == set(expected)
+    held = {id(parameter) for layer in frozen for parameter in layer.parameters()}
+    assert not any(id(parameter) in held for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_a_frozen_body_keeps_its_weights_and_statistics(task, tmp_path):
+    _train(task, tmp_path / "start")
+    start = tmp_path / "start/model/model.pt"
+    _train(_with(task, weights=str(start), tune="last", epochs=1, lr=0.1), tmp_path / "tuned")
+    before, after = torch.load(start), torch.load(tmp_path / "tuned/model/model.pt")
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"hidden", "classifier"}
+
+
+def test_balanced_sampling_draws_classes_evenly_and_the_weights_of_a_loss_make_up_for_rare_ones():
+    labels = np.array([0] * 90 + [2] * 10)
+    weights = class_weights(labels, 3)
+    assert weights[labels].sum() == pytest.approx(100) and weights[1] == 0 and weights[2] == pytest.approx(5)
+    drawn = [index for _, index in EpochSampler(100, 0, lambda: 0, weights[labels])]
+    assert len(drawn) == 100 and 30 < (labels[drawn] == 2).sum() < 70
+
+
+@pytest.mark.parametrize("balance", ["sampler", "loss"])
+def test_a_balanced_training_is_another_training(task, tmp_path, balance):
+    task = _with(task, epochs=1)
+    rare = dataclasses.replace(task, train=[example for i, example in enumerate(task.train) if i % 2 or i < 4])
+    assert _train(_with(rare, balance=balance), tmp_path / balance) != _train(rare, tmp_path / "plain")
+
+
 def test_devices_divide_the_batch(task, monkeypatch):
     monkeypatch.setattr(training, "device_of", lambda _: "cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     two = RUNTIME.model_copy(update={"accelerator": "auto", "devices": 2})
     arithmetic = training._arithmetic(dataclasses.replace(task, precision="auto"), two)
     assert arithmetic == ("cuda", 2, "bf16-mixed")
-    assert training._key(task, arithmetic) != training._key(task, arithmetic._replace(devices=1))
+    assert training._key(task, arithmetic, None) != training._key(task, arithmetic._replace(devices=1), None)
     with pytest.raises(UserError, match=r"streams\.v2\.batch_size: 5 clips cannot be divided among 2 GPUs"):
         training._arithmetic(_with(task, batch_size=5), two)

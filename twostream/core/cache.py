@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 import yaml
 
 from twostream.core.files import atomic_path, md5_of, reflink
+
+KEPT_DAYS = 60  # for which records that no run reads stay
 
 
 class FileCache:
@@ -152,6 +155,14 @@ class RecordCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="ascii") as file:  # one line is one write, which no other process splits
             file.write(json.dumps([key, value]) + "\n")
+
+    def remove_unused(self) -> None:
+        """Remove the files of this folder that no run has used for :data:`KEPT_DAYS`; this one counts as used."""
+        if self.path.exists():
+            self.path.touch()
+        for file in self.path.parent.glob("*.jsonl"):
+            if time.time() - file.stat().st_mtime > 86400 * KEPT_DAYS:
+                file.unlink(missing_ok=True)
 
 
 def read_json(path: Path | None) -> Any:

@@ -6,6 +6,7 @@ Only `test` clips count. Accuracies are fractions. A clip that several splits te
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,10 @@ def evaluate(
 
     Returns:
         One mapping per stream, then `fusion`, each with `top1`, `top5` (with C < 5 classes: top-C, which is 1),
-        `mean_class_accuracy` (over the classes that have test clips), `top1_low`, `top1_high`, and `top1_std` (sample
-        standard deviation over splits, 0 for one split). Last `fusion_gain` with `top1`, `low`, `high`: fusion minus
-        :func:`best_stream`. The best stream is the same in all resamplings, so the interval ignores the doubt about
-        which one it is. Rounded to 6 digits.
+        `mean_class_accuracy` and `macro_f1` (over the classes that have test clips), `top1_low`, `top1_high`, and
+        `top1_std` (sample standard deviation over splits, 0 for one split). Last `fusion_gain` with `top1`, `low`,
+        `high`: fusion minus :func:`best_stream`. The best stream is the same in all resamplings, so the interval
+        ignores the doubt about which one it is. Rounded to 6 digits.
 
     Raises:
         UserError: a clip has no group.
@@ -87,6 +88,7 @@ def evaluate(
             "top1": top1[:, s].mean(),
             "top5": float(np.mean([(ranks(one) < 5).mean() for one in scores])),
             "mean_class_accuracy": float(np.mean([_mean_class_accuracy(one) for one in scores])),
+            "macro_f1": float(np.mean([_macro_f1(one) for one in scores])),
             "top1_low": low,
             "top1_high": high,
             "top1_std": top1[:, s].std(ddof=1) if len(tested) > 1 else 0.0,
@@ -94,6 +96,52 @@ def evaluate(
     best, fused = systems.index(best_stream(metrics, fused_streams)), systems.index(FUSION)
     low, high = np.quantile(resampled[:, fused] - resampled[:, best], tails)
     metrics["fusion_gain"] = {"top1": top1[:, fused].mean() - top1[:, best].mean(), "low": low, "high": high}
+    return _rounded(metrics)
+
+
+def paired_differences(
+    tested: Tested,
+    groups: pd.Series,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    bootstrap: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Return what one system is better than another by, with paired intervals over groups as in :func:`evaluate`.
+
+    Args:
+        pairs: names of two systems each.
+
+    Returns:
+        `<first> - <second>` -> `top1`, `low`, `high`: differences of top-1, rounded to 6 digits.
+    """
+    systems = list(next(iter(tested.values())))
+    right = {split: np.stack([ranks(one) == 0 for one in scores.values()]) for split, scores in tested.items()}
+    top1 = np.mean([rows.mean(axis=1) for rows in right.values()], axis=0)
+    resampled = _resample(right, _group_numbers(tested, groups), bootstrap, seed)
+    differences: dict[str, dict[str, float]] = {}
+    for first, second in pairs:
+        a, b = systems.index(first), systems.index(second)
+        low, high = np.quantile(resampled[:, a] - resampled[:, b], [(1 - confidence) / 2, (1 + confidence) / 2])
+        differences[f"{first} - {second}"] = {"top1": top1[a] - top1[b], "low": low, "high": high}
+    return _rounded(differences)
+
+
+def class_prior(tested: Tested, training: dict[int, Sequence[str]]) -> float:
+    """Return the top-1 of always answering the most frequent class of the training clips, a mean over splits.
+
+    Args:
+        training: split -> the class of each of its training and validation clips.
+    """
+    shares = []
+    for split, scores in tested.items():
+        most = pd.Series(training[split]).value_counts().sort_index().idxmax()  # the first of equal ones
+        shares.append((_actual(scores[FUSION]) == most).mean())
+    return round(float(np.mean(shares)), 6)
+
+
+def _rounded(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {name: {key: round(float(value), 6) for key, value in values.items()} for name, values in metrics.items()}
 
 
@@ -221,13 +269,19 @@ def error_overlap(table: pd.DataFrame, fused_streams: list[str]) -> dict[str, An
 
 def results_table(metrics: dict[str, Any], order: list[str]) -> str:
     """Return the metrics as aligned text in per cent: the streams of `order`, the fusion, and the gain of fusion."""
-    columns = {"top-1": "top1", "interval": "", "top-5": "top5", "class mean": "mean_class_accuracy", "std": "top1_std"}
+    columns = {"top-1": "top1", "interval": "", "top-5": "top5", "class mean": "mean_class_accuracy"}
+    columns |= {"macro F1": "macro_f1", "std": "top1_std"}
     percent = pd.DataFrame({name: metrics[name] for name in [*order, FUSION]}).T.map(lambda value: f"{100 * value:.1f}")
     percent[""] = percent["top1_low"] + " to " + percent["top1_high"]
     table = percent[list(columns.values())].to_string(header=list(columns))
     gain = {key: 100 * value for key, value in metrics["fusion_gain"].items()}
     gain_line = f"fusion over its best stream: {gain['top1']:+.1f} points ({gain['low']:+.1f} to {gain['high']:+.1f})"
-    return f"{table}\n{gain_line}"
+    lines = [table, gain_line]
+    for pair, of in metrics.get("paired", {}).items():
+        lines.append(f"{pair}: {100 * of['top1']:+.1f} points ({100 * of['low']:+.1f} to {100 * of['high']:+.1f})")
+    if "class_prior" in metrics:
+        lines.append(f"the most frequent class alone: {100 * metrics['class_prior']['top1']:.1f}")
+    return "\n".join(lines)
 
 
 def _group_numbers(tested: Tested, groups: pd.Series) -> dict[int, np.ndarray]:
@@ -265,6 +319,14 @@ def _mean_class_accuracy(scores: Scores) -> float:
     clips = np.bincount(scores.label)
     hits = np.bincount(scores.label, weights=ranks(scores) == 0)
     return float((hits[clips > 0] / clips[clips > 0]).mean())
+
+
+def _macro_f1(scores: Scores) -> float:
+    """Return the mean over classes with test clips of 2 hits / (clips + predictions)."""
+    count = len(scores.classes)
+    clips, predictions = (np.bincount(of, minlength=count) for of in (scores.label, scores.logits.argmax(axis=1)))
+    hits = np.bincount(scores.label, weights=ranks(scores) == 0, minlength=count)
+    return float((2 * hits / np.maximum(1, clips + predictions))[clips > 0].mean())
 
 
 def _actual(scores: Scores) -> np.ndarray:

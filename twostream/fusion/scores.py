@@ -14,7 +14,7 @@ import pandas as pd
 from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 
-SCORED_SUBSETS = ("val", "test")
+SUBSETS = ("train", "val", "test")  # of scored clips; on train, scores are out of fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Scores:
         clip_id: [N] str, each clip once.
         label: [N] int64, the true class as an index into `classes`.
         classes: [C] str, each class once.
-        subset: [N] str, `val` or `test`.
+        subset: [N] str, `val` or `test`, or `train` for clips of a stream that gives them out-of-fold logits.
         logits: [N, C] float32, finite. The class of the largest is the prediction, the first of equal ones.
 
     Raises:
@@ -59,7 +59,7 @@ class Scores:
                 raise ValueError(f"{name} holds {str(values[counts > 1][0])!r} twice")
         for problem, wrong in (
             ("label is not the index of a class", (self.label < 0) | (self.label >= c)),
-            (f"subset is not one of {', '.join(SCORED_SUBSETS)}", ~np.isin(self.subset, SCORED_SUBSETS)),
+            (f"subset is not one of {', '.join(SUBSETS)}", ~np.isin(self.subset, SUBSETS)),
             ("logits are not finite", ~np.isfinite(self.logits).all(axis=1)),
         ):
             if wrong.any():
@@ -98,10 +98,14 @@ def ranks(scores: Scores) -> np.ndarray:
 def align(streams: dict[str, Scores]) -> dict[str, Scores]:
     """Return the streams with their clips in the order of the first stream, so that row i is the same clip in all.
 
+    Training clips stay only if all streams have logits for them.
+
     Raises:
         UserError: the streams differ in classes, in clips, or in a clip's label or subset; the message names the
             streams and the first clip. A clip without scores of some stream is never left out.
     """
+    if any("train" not in scores.subset for scores in streams.values()):
+        streams = {name: scores.take(scores.subset != "train") for name, scores in streams.items()}
     (first_name, first), *others = streams.items()
     aligned = {first_name: first}
     for name, scores in others:

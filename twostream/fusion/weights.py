@@ -28,7 +28,7 @@ LOG_TEMPERATURE_STD = 2.0  # of the normal prior on a temperature's natural loga
 
 
 class Validation(NamedTuple):
-    """The validation clips of K streams: names, C class names, labels [N] and logits float64 [K, N, C]."""
+    """The clips on which K streams are fused: names, C class names, labels [N] and logits float64 [K, N, C]."""
 
     streams: tuple[str, ...]
     classes: tuple[str, ...]
@@ -37,8 +37,12 @@ class Validation(NamedTuple):
 
 
 def validation_of(streams: dict[str, Scores]) -> Validation:
-    """Return the validation clips of aligned streams, sorted by clip id: a fit does not depend on the files' order."""
-    val = {name: scores.of("val") for name, scores in streams.items()}
+    """Return the clips of aligned streams that a fusion is fitted on, sorted by clip id, whatever the files' order.
+
+    These are the validation clips; where all streams have out-of-fold logits for their training clips, those too
+    (stacking: Wolpert 1992, Stacked Generalization). On thirty clips the choice of weights is luck as much as skill.
+    """
+    val = {name: scores.take(scores.subset != "test") for name, scores in streams.items()}
     first = next(iter(val.values()))
     order = np.argsort(first.clip_id)
     logits = np.stack([scores.logits[order].astype(np.float64) for scores in val.values()])

@@ -347,23 +347,29 @@ class _Input:
 
     def logits(self, images: Iterable[np.ndarray], count: int, score: Score) -> dict[str, np.ndarray]:
         """Return each stream's logits, float32 [C], for a window of `count` images; all of them are read."""
+        from twostream.views.difference import DifferenceClip
         from twostream.views.loading import read_scoring_views
 
         length = count
         if isinstance(self.settings, Flow):
             length = (self.settings.frames or count) - 1
-        needed = {
-            index
-            for stream in self.streams.values()
-            for index in scoring_frames(length, stream.sampling, score.segments).ravel().tolist()
-        }
+        needed: set[int] = set()
+        for stream in self.streams.values():
+            more = stream.config["input"] == "difference"  # which reads the next frame too
+            frames = scoring_frames(max(1, length - more), stream.sampling, stream.protocol(score).segments)
+            needed |= set(frames.ravel().tolist())
+            needed |= {min(index + 1, length - 1) for index in frames.ravel().tolist() if more}
         # Through JPEG, as the clips that the networks were trained on: lossless frames would give other logits.
         jpegs = (encode_frame(frame, self.settings.jpeg_quality) for frame in self._extract(images, count, needed))
         clip = _WindowClip(dict(zip(sorted(needed), jpegs, strict=True)), length, "flow" if self.solver else "rgb")
         logits = {}
         for name, stream in self.streams.items():
             views = read_scoring_views(
-                clip, stream.sampling, score, stream.config["size"], stream.config["demean"]
+                DifferenceClip(clip) if stream.config["input"] == "difference" else clip,
+                stream.sampling,
+                stream.protocol(score),
+                stream.config["size"],
+                stream.config["demean"],
             )  # [V, 1, C, L, H, W]
             logits[name] = stream.logits(views).mean(0).numpy()
         return logits

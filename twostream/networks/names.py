@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+FIXED = ("motion_histogram",)  # nothing to learn but the last layer
 IMAGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VOLUME = {"cnn3d_v1": "cnn3d", "cnn3d_v2": "cnn3d", "flow3d": "flow3d", "i3d": "i3d"}  # 3D networks and their modules
+VOLUME |= {name: name for name in FIXED}
 VIDEO = (
     *("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"),
     *("video/mvit_v2_s", "video/swin3d_t", "video/swin3d_s", "video/swin3d_b"),

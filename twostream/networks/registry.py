@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,22 @@ class SegmentConsensus(nn.Module):
         network: `[B, C, L, H, W]` to `[B, classes]`.
         normalisation: {"mean": [...], "std": [...]}, one value per channel on the scale of stored uint8 values: the
             input is (v - mean) / std.
+        classifier: names of the layers whose shape follows the number of classes.
         new_parameters: names of the parameters that start at random in a network with loaded weights, so that they can
             learn faster than the others; empty when nothing was loaded, since then all parameters are new.
     """
 
-    def __init__(self, network: nn.Module, normalisation: dict[str, list[float]], new_parameters: list[str]):
+    def __init__(
+        self,
+        network: nn.Module,
+        normalisation: dict[str, list[float]],
+        classifier: list[str],
+        new_parameters: list[str],
+    ):
         super().__init__()
         self.network = network
         self.normalisation = normalisation
+        self.classifier = classifier
         self.new_parameters = new_parameters
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
@@ -88,7 +97,8 @@ def create_model(
     base = _build_base(name, channels, classes, frames, dropout, input_size)
     _check_input(name, base, channels, frames, input_size)
     if weights == "none":
-        return SegmentConsensus(_on_volumes(name, base), _normalisation(name, modality), [])
+        network = _on_volumes(name, base)
+        return SegmentConsensus(network, _normalisation(name, modality), _prefixed(base, network, base.classifier), [])
     published = find_published(name, weights)
     state = published.load(classes, input_size) if published else read_weights(weights)
     load_weights = _part("weights").load_weights
@@ -98,9 +108,15 @@ def create_model(
     else:
         new = load_weights(base, state, where=f"{name}: {weights}", frame_channels=channels)
         network = _on_volumes(name, base)
-    prefix = "network." if network is base.network else "network.backbone."
     normalisation = _normalisation(published.model if published else name, modality)
-    return SegmentConsensus(network, normalisation, [prefix + parameter for parameter in new])
+    classifier, new = (_prefixed(base, network, names) for names in (base.classifier, new))
+    return SegmentConsensus(network, normalisation, classifier, new)
+
+
+def _prefixed(base: BaseNetwork, network: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return names of the base's layers or parameters as a :class:`SegmentConsensus` of `network` has them."""
+    prefix = "network." if network is base.network else "network.backbone."
+    return [prefix + name for name in names]
 
 
 def find_published(name: str, weights: str) -> Published | None:

@@ -33,6 +33,7 @@ from twostream.report.results import Results, software_versions
 from twostream.report.strips import Example, film_strip, jpeg_uri
 from twostream.report.text import visible
 
+_FEW_CLIPS = 5  # test clips of a class: with fewer, one clip is more than 20 points
 _MOST_PAIRS = 15  # confusions listed under the matrix
 _COMMANDS = """\
 dvc repro                                      # run what has changed
@@ -152,6 +153,8 @@ def _stream_content(params: Params, results: Results) -> dict[str, Any]:
         "best": best,
         "test_clips": contribution["clip_id"].nunique(),
         "accuracy": _accuracy_figure(params, results.metrics, tokens, len(results.per_class)),
+        "paired": _paired_table(results.metrics),
+        "few": _few_clips(results.per_class),
         "training": _training_figures(results.curves, tokens),
         "best_changes": contribution_by_class(contribution, best)[["rescued", "harmed"]].sum(),
         "overlap": error_overlap(contribution, streams),
@@ -210,24 +213,42 @@ def _table(caption: str, columns: Columns, frame: pd.DataFrame) -> Table:
 
 def _accuracy_figure(params: Params, metrics: dict[str, Any], tokens: dict[str, str], classes: int) -> Figure:
     interval = f"{100 * params.evaluate.confidence:g} % interval"
-    head = ["System", "Input", "Model", "Top-1", interval, "Top-5", "Class mean", "Std over splits"]
+    head = ["System", "Input", "Model", "Top-1", interval, "Top-5", "Class mean", "Macro F1", "Std over splits"]
     rows, marks = [], []
     for name, token in tokens.items():
         of = metrics[name]
         if name == FUSION:
             what = [" + ".join(params.fusion.streams), params.fusion.method]
         else:
-            what = [params.modality(name), params.streams[name].model]
+            stream = params.streams[name]
+            source = "rgb difference" if stream.input == "difference" else params.modality(name)
+            what = [source, stream.model if stream.tune == "all" else f"{stream.model}, {stream.tune} tuned"]
         numbers = [_percent(of["top1"]), f"{_percent(of['top1_low'])} to {_percent(of['top1_high'])}"]
-        numbers += [_percent(of[key]) for key in ("top5", "mean_class_accuracy", "top1_std")]
+        numbers += [_percent(of[key]) for key in ("top5", "mean_class_accuracy", "macro_f1", "top1_std")]
         rows.append([name, *what, *numbers])
         marks.append(charts.Interval(name, token, of["top1"], of["top1_low"], of["top1_high"]))
+    prior = _percent(metrics["class_prior"]["top1"])
+    rows.append(["class prior", "–", "the most frequent class of the training clips", prior, *["–"] * 5])
     if len(params.dataset.splits) == 1:
         head, rows = head[:-1], [row[:-1] for row in rows]
     values = ", ".join(f"{name} {_percent(metrics[name]['top1'])} per cent" for name in tokens)
     svg = charts.intervals(marks, label=f"Top-1 accuracy with its interval: {values}", chance=1 / classes)
     table = Table("Accuracy on the test clips, per cent", head, rows)
     return Figure("Top-1 accuracy on the test clips and its interval", [svg], table)
+
+
+def _paired_table(metrics: dict[str, Any]) -> Table:
+    rows = [
+        [pair, _points(of["top1"]), f"{_points(of['low'])} to {_points(of['high'])}"]
+        for pair, of in metrics["paired"].items()
+    ]
+    return Table("Differences of top-1 on the same clips, points", ("Systems", "Difference", "Interval"), rows)
+
+
+def _few_clips(per_class: pd.DataFrame) -> list[str]:
+    """Return the classes that have test clips, but too few to trust their accuracy."""
+    few = per_class[(per_class["clips"] > 0) & (per_class["clips"] < _FEW_CLIPS)]
+    return few["class"].tolist()
 
 
 def _published_table(dataset: str) -> Table | None:

@@ -10,7 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from twostream.errors import UserError, reason, validation_reason
 from twostream.networks.names import CHANNELS
-from twostream.params import Name, Sampling, Section
+from twostream.params import Name, Sampling, Score, Section
+
+HEAD_FILE = "head.safetensors"  # beside model.pt, which then lacks the classifier: `weight` [C, F] and `bias` [C]
+OUT_OF_FOLD_FILE = "out_of_fold.json"  # of a head: logits [C] of its training clips by the digest of their frames
 
 
 class Normalisation(Section):
@@ -33,9 +36,11 @@ class StreamConfig(Section):
     dropout: float = Field(ge=0, lt=1)
     sampling: Sampling
     demean: bool
+    input: Literal["frames", "difference"] = "frames"
     normalisation: Normalisation
     extraction: dict[str, Any]
     key: str = ""  # of the training in the cache
+    features: str = ""  # of a head: key of its network's features in the cache; "" if the network was trained
 
     @model_validator(mode="after")
     def _check_channels(self) -> StreamConfig:
@@ -43,6 +48,15 @@ class StreamConfig(Section):
         if not len(self.normalisation.mean) == len(self.normalisation.std) == channels:
             raise ValueError(f"normalisation must have {channels} values each for {self.modality}")
         return self
+
+    def protocol(self, score: Score) -> Score:
+        """Return the protocol by which the stream scores clips: `score`, except for a head."""
+        return head_protocol(self.sampling) if self.features else score
+
+
+def head_protocol(sampling: Sampling) -> Score:
+    """Return the views of which a head sees the mean features, to learn and to predict: the stream's segments."""
+    return Score(segments=sampling.segments, crops=1, flip=False)
 
 
 def read_config(folder: Path) -> StreamConfig:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,8 @@ from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
 from twostream.params import Stream
 from twostream.streams.network import build_network
-from twostream.streams.task import Arithmetic, Task, best_epoch
+from twostream.streams.task import Arithmetic, Task, best_epoch, class_weights
+from twostream.views.difference import opener
 from twostream.views.frame_store import frame_store
 from twostream.views.loading import EpochSampler, TrainingViews, ValidationViews, make_loader, normalise
 
@@ -98,7 +99,9 @@ class _Module(pl.LightningModule):
         stream = task.stream
         self.task = task
         self.model = build_network(stream, task.modality, len(task.classes), stream.weights)
-        self._frozen = _frozen_layers(task, self.model)
+        self._frozen = [*_frozen_norms(task, self.model), *(freeze_body(self.model) if stream.tune == "last" else [])]
+        loss = stream.balance == "loss"
+        self._class_weights = torch.tensor(class_weights(_labels(task), len(task.classes))) if loss else None
         self.is_main_process = True
         if task.compile:
             self.model.compile()
@@ -123,7 +126,8 @@ class _Module(pl.LightningModule):
             one_hot = functional.one_hot(labels, len(self.task.classes)).to(inputs.dtype)
             inputs, targets = mix_clips(inputs, one_hot, self.task.stream.mixup)
         logits = self.model(inputs)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self.task.stream.label_smoothing)
+        weights = None if self._class_weights is None else self._class_weights.to(logits)
+        loss = functional.cross_entropy(logits, targets, weights, label_smoothing=self.task.stream.label_smoothing)
         self._log("train", loss, logits, targets)
         return loss
 
@@ -162,7 +166,41 @@ class _Module(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _frozen_layers(task: Task, model: torch.nn.Module) -> Sequence[torch.nn.Module]:
+def freeze_body(model: SegmentConsensus) -> list[torch.nn.Module]:
+    """Freeze all but the last block of a network and what follows it, and return the layers to keep in evaluation mode.
+
+    A block is a layer of several layers with parameters (a residual block, an Inception block, a transformer block); in
+    a network without blocks, the last layer with a matrix or kernel before the classifier is taken.
+    """
+    units = dict(_units(model))
+    body = {
+        name: unit for name, unit in units.items() if not any(f"{c}.".startswith(f"{name}.") for c in model.classifier)
+    }
+    kernels = [name for name, unit in body.items() if any(parameter.ndim > 1 for parameter in unit.parameters())]
+    blocks = [name for name in kernels if sum(bool(layer._parameters) for layer in body[name].modules()) > 1]
+    names = list(units)
+    first = names.index((blocks or kernels)[-1]) if kernels else len(body)
+    model.requires_grad_(False)
+    for name in names[first:]:
+        units[name].requires_grad_(True)
+    return [units[name] for name in names[:first]]
+
+
+def _units(module: torch.nn.Module, name: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the layers of a network in order, each with its name; what is inside a block is not listed."""
+    for child_name, child in module.named_children():
+        wrapper = child_name in ("network", "backbone")
+        if wrapper or isinstance(child, torch.nn.Sequential | torch.nn.ModuleList):
+            yield from _units(child, f"{name}{child_name}.")
+        else:
+            yield f"{name}{child_name}", child
+
+
+def _labels(task: Task) -> np.ndarray:
+    return np.array([example.label for example in task.train])
+
+
+def _frozen_norms(task: Task, model: torch.nn.Module) -> Sequence[torch.nn.Module]:
     """Return the batch norms that keep the statistics they were loaded with; their scales and shifts still learn.
 
     Partial, as in Wang et al. 2016, section 3.2: all but the first, whose input is new.
@@ -262,10 +300,11 @@ def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic:
     stream, devices = task.stream, arithmetic.devices
     batch_size = stream.batch_size // devices
     budget = int(_STORE_SHARE * available_memory() / devices)
-    open_clip = frame_store([example.path for example in task.train + task.val], budget)
+    open_clip = opener(stream.input, frame_store([example.path for example in task.train + task.val], budget))
     views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed, stream.demean, open_clip)
     # The epoch comes from the history: Lightning's own counter is set later after a resumption.
-    sampler = EpochSampler(len(task.train), task.seed, lambda: len(epochs.history))
+    shares = class_weights(_labels(task), len(task.classes))[_labels(task)] if stream.balance == "sampler" else None
+    sampler = EpochSampler(len(task.train), task.seed, lambda: len(epochs.history), shares)
     train = make_loader(views, batch_size, workers, sampler)
     middles = ValidationViews(task.val, stream.sampling, stream.size, stream.demean, open_clip)
     val = make_loader(middles, batch_size, workers)

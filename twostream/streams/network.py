@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from twostream.networks.registry import SegmentConsensus, create_model
 from twostream.params import Sampling
+from twostream.views.difference import ZERO
 
 
 class NetworkSettings(Protocol):
@@ -15,6 +16,8 @@ class NetworkSettings(Protocol):
     size: int
     dropout: float
     sampling: Sampling
+    demean: bool
+    input: Literal["frames", "difference"]
 
 
 def build_network(settings: NetworkSettings, modality: str, classes: int, weights: str = "none") -> SegmentConsensus:
@@ -23,7 +26,7 @@ def build_network(settings: NetworkSettings, modality: str, classes: int, weight
     Raises:
         UserError: the settings do not fit together, or the weights cannot be had.
     """
-    return create_model(
+    model = create_model(
         settings.model,
         modality=modality,
         classes=classes,
@@ -32,3 +35,6 @@ def build_network(settings: NetworkSettings, modality: str, classes: int, weight
         weights=weights,
         input_size=settings.size,
     )
+    if settings.input == "difference":
+        model.normalisation["mean"] = [float(ZERO)] * 3
+    return model

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from twostream.params import Stream
 from twostream.views.examples import Example
 
@@ -23,6 +25,7 @@ class Task:
     seed: int
     precision: str
     compile: bool = False
+    groups: tuple[str, ...] = ()  # of the clips of `train`, then of `val`; a head is chosen across them
 
 
 class Arithmetic(NamedTuple):
@@ -31,6 +34,16 @@ class Arithmetic(NamedTuple):
     device: str  # `cpu` or `cuda`
     devices: int  # the batch is divided among them; batch norm then sees the clips of one device
     precision: str  # in Lightning's words
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return a weight per class, float64 [C]: the mean number of clips of a class over its own; 0 without clips.
+
+    Weighted by it, every class counts the same, and the sum over the clips [N] is N.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    mean = len(labels) / np.count_nonzero(counts)
+    return np.divide(mean, counts, out=np.zeros(classes), where=counts > 0)
 
 
 def best_epoch(history: list[dict[str, Any]], clips: int) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from twostream.core.device import device_of
 from twostream.errors import UserError
 from twostream.networks.weight_files import read_weights
 from twostream.params import Score
-from twostream.streams.config import read_config
+from twostream.streams.config import HEAD_FILE, read_config
+from twostream.streams.frozen import compute_features, with_head
 from twostream.streams.network import build_network
+from twostream.views.difference import opener
 from twostream.views.examples import Example
 from twostream.views.loading import ScoringViews, make_loader, normalise
 
@@ -32,20 +34,24 @@ class TrainedStream:
     def __init__(self, folder: Path, accelerator: str = "auto"):
         config = read_config(folder)
         self.config: dict[str, Any] = config.model_dump()
+        self._settings, self.protocol = config, config.protocol
         self.sampling = config.sampling
         self.device = torch.device(device_of(accelerator))
         try:
             model = build_network(config, config.modality, len(config.classes))
         except UserError as error:
             raise UserError(f"{folder / 'config.json'}: {error}") from None
-        path = folder / "model.pt"
-        if not path.is_file():
-            raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
+        files = [folder / name for name in (("model.pt", HEAD_FILE) if config.features else ("model.pt",))]
+        for path in files:
+            if not path.is_file():
+                raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
+        body, *head = map(read_weights, files)
         try:
-            model.load_state_dict(read_weights(path))
-        except RuntimeError:
+            model.load_state_dict(with_head(model, body, *head) if head else body)
+        except (RuntimeError, KeyError):
             raise UserError(
-                f"{path}: these are not the weights of {config.model}; train the stream with `dvc repro`"
+                f"{' or '.join(map(str, files))}: these are not the weights of {config.model}; train the stream with "
+                "`dvc repro`"
             ) from None
         self.model = model.eval().to(self.device)
 
@@ -58,12 +64,24 @@ class TrainedStream:
         ]
         return torch.cat(parts)
 
+    def features(self, examples: list[Example], workers: int) -> Iterator[np.ndarray]:
+        """Yield what enters the classifier for each clip, as :func:`frozen.compute_features`."""
+        settings, normalisation = self._settings, self.config["normalisation"]
+        return compute_features(self.model, settings, normalisation, self.device, examples, workers)
+
     def score(self, examples: list[Example], score: Score, workers: int) -> Iterator[np.ndarray]:
         """Yield the mean logits over the views of each clip, float32 [classes], in order.
 
         On a CPU one clip at a time: its logits then do not depend on which other clips are scored with it.
         """
-        views = ScoringViews(examples, self.sampling, score, self.config["size"], self.config["demean"])
+        views = ScoringViews(
+            examples,
+            self.sampling,
+            self.protocol(score),
+            self.config["size"],
+            self.config["demean"],
+            opener(self.config["input"]),
+        )
         on_cpu = self.device.type == "cpu"
         for number, (batch, _) in enumerate(make_loader(views, batch_size=1 if on_cpu else 16, workers=workers)):
             clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]

@@ -13,14 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from twostream.clipstore import ClipReader
 from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.device import device_of
-from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
 from twostream.errors import UserError
 from twostream.networks.names import network_files
 from twostream.params import Runtime
+from twostream.streams.config import HEAD_FILE, OUT_OF_FOLD_FILE
+from twostream.streams.features import FrozenStream, weights_identity
+from twostream.streams.rows import content_of
 from twostream.streams.task import Arithmetic, Task, best_epoch
 from twostream.views.examples import Example
 
@@ -31,11 +35,16 @@ _CURVES = ("train_loss", "train_top1", "val_loss", "val_top1")
 def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path, curves_dir: Path) -> None:
     """Train a stream and write its model folder and its DVCLive curves.
 
+    With `tune: head` no epoch is trained: a linear classifier is fitted to the features of a frozen network, on the
+    clips of train and val together.
+
     Args:
         task: what to train, and on what.
-        cache: keeps the state after each epoch until the run has finished, and the finished model.
-        model_dir: gets `model.pt` (weights of the best epoch), `config.json` (all that prediction needs) and
-            `history.json` (loss and top-1 of every epoch).
+        cache: keeps the state after each epoch until the run has finished, the features of a frozen network, and the
+            finished model.
+        model_dir: gets `model.pt` (weights of the best epoch, or of the frozen network), `config.json` (all that
+            prediction needs) and `history.json` (loss and top-1 of every epoch). A head also gets `head.safetensors`
+            and `out_of_fold.json`: see :mod:`twostream.streams.config`.
         curves_dir: gets DVCLive's `metrics.json` and `plots/`.
 
     Raises:
@@ -46,12 +55,23 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
             f"streams.{task.name}.demean: removes camera motion from flow, but this stream reads rgb; set it to false"
         )
     arithmetic = _arithmetic(task, runtime)
-    key = _key(task, arithmetic)
+    frozen = _frozen(task, cache, runtime)
+    key = _key(task, arithmetic, frozen)
+    files = _model_files(key, frozen)
     curves = Curves(curves_dir)
-    if _serve(cache, key, model_dir) or (_adopt(cache, key, model_dir) and _serve(cache, key, model_dir)):
+    if _serve(cache, files, model_dir) or (_adopt(cache, key, files, model_dir) and _serve(cache, files, model_dir)):
         print(f"{task.name}: finished before, nothing to train", flush=True)
         curves.update(json.loads((model_dir / "history.json").read_text()))
-        return
+    elif frozen:
+        _train_head(task, frozen, key, cache, model_dir, curves)
+    else:
+        _train_network(task, key, cache, runtime, arithmetic, model_dir, curves)
+
+
+def _train_network(
+    task: Task, key: str, cache: FileCache, runtime: Runtime, arithmetic: Arithmetic, model_dir: Path, curves: Curves
+) -> None:
+    from twostream.networks.registry import weights_source
     from twostream.streams.fitting import fit
 
     state = _state(cache, key)
@@ -60,47 +80,100 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         return
     best = best_epoch(trained.history, len(task.val))
     print(f"{task.name}: best epoch {best['epoch']} of {len(trained.history)}, {best['val_top1']:.1%} on validation")
-    contents = (trained.weights, _json(trained.history), _json(_config(task, key, trained.normalisation)))
-    for name, content in zip(MODEL_FILES, contents, strict=True):
-        cache.make(f"{key}-{name}", model_dir / name, partial(_write, content))
+    source = weights_source(task.stream.model, task.stream.weights)
+    config = _config(task, source["weights"], source["sha256"], trained.normalisation, key=key)
+    contents = (trained.weights, _json(trained.history), _json(config))
+    _keep(cache, key, dict(zip(MODEL_FILES, contents, strict=True)), model_dir)
     shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, model_dir: Path, curves: Curves) -> None:
+    from safetensors.numpy import save
+
+    from twostream.streams.head import fit_head, log_loss
+
+    examples = [*task.train, *task.val]
+    features = frozen.features(examples)
+    labels = np.array([example.label for example in examples])
+    balanced = task.stream.balance != "none"
+    head = fit_head(features, labels, np.array(task.groups), len(task.classes), balanced=balanced, seed=task.seed)
+    row: dict[str, Any] = {"epoch": 1}
+    for subset, logits in (("train", head.logits(features)), ("val", head.out_of_fold)):
+        row[f"{subset}_loss"] = round(log_loss(logits, labels), 6)
+        row[f"{subset}_top1"] = round(float((logits.argmax(1) == labels).mean()), 6)
+    print(f"{task.name}: head of strength {head.strength:g}, {row['val_top1']:.1%} out of fold on {len(labels)} clips")
+    curves.update([row])
+    logits_of = dict(zip(map(content_of, examples), head.out_of_fold.astype(float).round(6).tolist(), strict=True))
+    contents = {
+        "history.json": _json([{**row, "strength": head.strength}]),
+        "config.json": _json(_config(task, **frozen.facts(), key=key, features=frozen.key)),
+        HEAD_FILE: save({"weight": head.weight, "bias": head.bias}),
+        OUT_OF_FOLD_FILE: json.dumps(logits_of).encode(),
+    }
+    _keep(cache, key, contents, model_dir)
+    frozen.write_body(model_dir / "model.pt")
+
+
+def _keep(cache: FileCache, key: str, contents: dict[str, bytes], model_dir: Path) -> None:
+    for name, content in contents.items():
+        cache.make(f"{key}-{name}", model_dir / name, partial(_write, content))
 
 
 def finished_epochs(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path) -> int | None:
     """Return after which epoch :func:`train_stream` would go on, 0 for the start; None if there is nothing to train."""
-    key = _key(task, _arithmetic(task, runtime))
-    if all(cache.has(f"{key}-{name}") for name in MODEL_FILES) or _pulled(cache, key, model_dir):
+    frozen = _frozen(task, cache, runtime)
+    key = _key(task, _arithmetic(task, runtime), frozen)
+    files = _model_files(key, frozen)
+    if all(map(cache.has, files.values())) or _pulled(cache, key, files, model_dir):
         return None
-    if not _state(cache, key).is_file():
+    if frozen or not _state(cache, key).is_file():
         return 0
     import torch
 
     return 1 + torch.load(_state(cache, key), map_location="cpu", weights_only=True, mmap=True)["epoch"]
 
 
+def count_missing_features(task: Task, cache: FileCache, runtime: Runtime) -> int:
+    """Return how many training clips the frozen network of a head has to see; 0 for a stream that is not a head."""
+    frozen = _frozen(task, cache, runtime)
+    return frozen.count_missing([*task.train, *task.val]) if frozen else 0
+
+
+def _frozen(task: Task, cache: FileCache, runtime: Runtime) -> FrozenStream | None:
+    if task.stream.tune != "head":
+        return None
+    return FrozenStream(task.name, task.stream, task.modality, runtime, cache)
+
+
+def _model_files(key: str, frozen: FrozenStream | None) -> dict[str, str]:
+    """Return the files of the model folder, each with its key in the cache; all heads share the network's file."""
+    names = (*MODEL_FILES, HEAD_FILE, OUT_OF_FOLD_FILE) if frozen else MODEL_FILES
+    return {name: f"{frozen.key if frozen and name == 'model.pt' else key}-{name}" for name in names}
+
+
 def _state(cache: FileCache, key: str) -> Path:
     return cache.root / "training" / key / "last.ckpt"
 
 
-def _serve(cache: FileCache, key: str, model_dir: Path) -> bool:
-    return all(cache.serve(f"{key}-{name}", model_dir / name) for name in MODEL_FILES)
+def _serve(cache: FileCache, files: dict[str, str], model_dir: Path) -> bool:
+    return all(cache.serve(key, model_dir / name) for name, key in files.items())
 
 
-def _adopt(cache: FileCache, key: str, model_dir: Path) -> bool:
+def _adopt(cache: FileCache, key: str, files: dict[str, str], model_dir: Path) -> bool:
     """Record in the cache a model that DVC pulled from another machine, and return whether it is this training's."""
-    pulled = _pulled(cache, key, model_dir)
+    pulled = _pulled(cache, key, files, model_dir)
     for name, stored in pulled.items():
-        cache.record(f"{key}-{name}", stored)
+        cache.record(files[name], stored)
     return bool(pulled)
 
 
-def _pulled(cache: FileCache, key: str, model_dir: Path) -> dict[str, Path]:
+def _pulled(cache: FileCache, key: str, files: dict[str, str], model_dir: Path) -> dict[str, Path]:
     """Return the files of a model that DVC pulled from another machine; none if it is not this training's."""
     recorded = cache.recorded(model_dir)
     config = read_json(recorded.get("config.json"))
-    if not isinstance(config, dict) or config.get("key") != key or not set(MODEL_FILES) <= set(recorded):
+    if not isinstance(config, dict) or config.get("key") != key or not set(files) <= set(recorded):
         return {}
-    return {name: recorded[name] for name in MODEL_FILES}
+    return {name: recorded[name] for name in files}
 
 
 class Curves:
@@ -142,8 +215,21 @@ def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
     return Arithmetic(device, devices, {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted])
 
 
-def _key(task: Task, arithmetic: Arithmetic) -> str:
+def _key(task: Task, arithmetic: Arithmetic, frozen: FrozenStream | None) -> str:
     """Return what the result follows from: parameters, data, code and the kind of arithmetic."""
+    data = {subset: [_content(example) for example in getattr(task, subset)] for subset in ("train", "val")}
+    if frozen:
+        return key_of(
+            name=task.name,
+            features=frozen.key,
+            balance=task.stream.balance,
+            classes=task.classes,
+            seed=task.seed,
+            scikit_learn=version("scikit-learn"),
+            code=code_digest(Path(__file__).with_name("head.py")),
+            groups=np.unique(task.groups, return_inverse=True)[1].tolist(),  # renamed groups are the same
+            **data,
+        )
     weights = task.stream.weights
     files = [Path(__file__).with_name("fitting.py"), *network_files(task.stream.model, weights)]
     return key_of(
@@ -154,34 +240,36 @@ def _key(task: Task, arithmetic: Arithmetic) -> str:
         compile=task.compile,
         arithmetic=arithmetic,
         torch=version("torch"),
-        weights=sha256_of(weights) if os.path.isfile(weights) else weights,
+        weights=weights_identity(weights),
         code=code_digest(*import_closure(files)),
-        train=[_content(example) for example in task.train],
-        val=[_content(example) for example in task.val],
+        **data,
     )
 
 
 def _content(example: Example) -> list[Any]:
-    with ClipReader(example.path) as clip:
-        return [example.label, clip.digest()]
+    return [example.label, content_of(example)]
 
 
-def _config(task: Task, key: str, normalisation: dict[str, list[float]]) -> dict[str, Any]:
-    from twostream.networks.registry import weights_source
-
+def _config(
+    task: Task,
+    weights: str | None,
+    weights_sha256: str | None,
+    normalisation: dict[str, list[float]],
+    **keys: str,
+) -> dict[str, Any]:
     with ClipReader(task.train[0].path) as clip:
         extraction = clip.meta["settings"]
-    source = weights_source(task.stream.model, task.stream.weights)
     return {
         "stream": task.name,
         "modality": task.modality,
-        "weights": source["weights"],
-        "weights_sha256": source["sha256"],
+        "weights": weights,
+        "weights_sha256": weights_sha256,
         "classes": task.classes,
         **task.stream.model_dump(include={"model", "size", "dropout", "sampling", "demean"}),
+        **({"input": task.stream.input} if task.stream.input != "frames" else {}),
         "normalisation": normalisation,
         "extraction": extraction,
-        "key": key,
+        **keys,
     }
 
 

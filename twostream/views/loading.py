@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ from twostream.views.transforms import Clip, draw_view, mirror_view, read_view, 
 class TrainingViews(Dataset):
     """One random view per clip and epoch: item (epoch, index) is (uint8 [S, C, L, H, W], label). See `EpochSampler`.
 
-    `open_clip` opens a clip file; see :func:`twostream.views.frame_store.frame_store`.
+    `open_clip` opens a clip file; see :func:`twostream.views.frame_store.frame_store` and `views.difference.opener`.
     """
 
     examples: list[Example]
@@ -36,7 +37,7 @@ class TrainingViews(Dataset):
     size: int
     seed: int
     demean: bool = False
-    open_clip: Callable[[Path], ClipReader] = ClipReader
+    open_clip: Callable[[Path], Any] = ClipReader
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -59,7 +60,7 @@ class ValidationViews(Dataset):
     sampling: Sampling
     size: int
     demean: bool = False
-    open_clip: Callable[[Path], ClipReader] = ClipReader
+    open_clip: Callable[[Path], Any] = ClipReader
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -81,12 +82,13 @@ class ScoringViews(Dataset):
     score: Score
     size: int
     demean: bool = False
+    open_clip: Callable[[Path], Any] = ClipReader
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        with ClipReader(self.examples[index].path) as clip:
+        with self.open_clip(self.examples[index].path) as clip:
             return read_scoring_views(clip, self.sampling, self.score, self.size, self.demean), index
 
 
@@ -105,10 +107,11 @@ class EpochSampler(Sampler):
 
     Args:
         epoch: returns the current epoch when an epoch starts. Lightning's `set_epoch` is one behind after a resumption.
+        shares: [count], clips are drawn with replacement in proportion to them; None: every clip once.
     """
 
-    def __init__(self, count: int, seed: int, epoch: Callable[[], int]):
-        self.count, self.seed, self.epoch = count, seed, epoch
+    def __init__(self, count: int, seed: int, epoch: Callable[[], int], shares: np.ndarray | None = None):
+        self.count, self.seed, self.epoch, self.shares = count, seed, epoch, shares
 
     def __len__(self) -> int:
         return -(-self.count // _world()[1])
@@ -116,7 +119,11 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, world = _world()
         epoch = self.epoch()
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.shares is None:
+            order = rng.permutation(self.count)
+        else:
+            order = rng.choice(self.count, self.count, p=self.shares / self.shares.sum())
         order = np.resize(order, len(self) * world)  # every process gets the same number: the first ones repeat
         return iter([(epoch, int(index)) for index in order[rank::world]])
 

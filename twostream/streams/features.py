@@ -1,0 +1,115 @@
+"""The cache of features from frozen networks: shared by splits, seeds, heads and sweeps.
+
+Nothing here imports torch before it is known that something must be computed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twostream.core.cache import FileCache, RecordCache, code_digest, key_of
+from twostream.core.device import device_of
+from twostream.core.files import sha256_of
+from twostream.core.imports import import_closure
+from twostream.networks.names import network_files
+from twostream.params import Runtime, Stream
+from twostream.streams.rows import count_missing_rows, rows_of_clips
+from twostream.views.examples import Example
+
+if TYPE_CHECKING:
+    from twostream.networks.registry import SegmentConsensus
+
+_INPUT = {"model", "size", "sampling", "demean", "input"}
+
+
+class FrozenStream:
+    """The frozen network of a stream with `tune: head`, built when something must be computed with it.
+
+    Attributes:
+        key: of the features in the cache: network, weights, input and code, but no split, seed, classes or head.
+    """
+
+    def __init__(self, name: str, stream: Stream, modality: str, runtime: Runtime, cache: FileCache):
+        self._name, self._stream, self._modality, self._runtime, self._cache = name, stream, modality, runtime, cache
+        files = [Path(__file__).with_name("frozen.py"), *network_files(stream.model, stream.weights)]
+        self.key = key_of(
+            stream=stream.model_dump(include=_INPUT),
+            modality=modality,
+            weights=weights_identity(stream.weights),
+            device=device_of(runtime.accelerator),
+            torch=version("torch"),
+            code=code_digest(*import_closure(files)),
+        )
+        self._built: SegmentConsensus | None = None
+
+    def features(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the features of each clip, float32 [clips, F]."""
+
+        def compute(todo: list[Example]) -> Any:
+            import torch
+
+            from twostream.streams.frozen import compute_features
+
+            device = torch.device(device_of(self._runtime.accelerator))
+            network = self._network().to(device)
+            return compute_features(network, self._stream, network.normalisation, device, todo, self._runtime.workers)
+
+        return cached_features(self._cache.root, self._name, self.key, examples, compute)
+
+    def count_missing(self, examples: Sequence[Example]) -> int:
+        """Return of how many clips :meth:`features` would compute the features."""
+        return count_missing_rows(features_file(self._cache.root, self.key), examples)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the network's `normalisation`, and `weights` and `weights_sha256` as `config.json` has them."""
+        known = RecordCache(features_file(self._cache.root, self.key))
+        if "network" not in known:
+            from twostream.networks.registry import weights_source
+
+            network, source = self._network(), weights_source(self._stream.model, self._stream.weights)
+            facts = {"weights": source["weights"], "weights_sha256": source["sha256"]}
+            known.add("network", {**facts, "normalisation": network.normalisation})
+        return known["network"]
+
+    def write_body(self, path: Path) -> None:
+        """Write the network's weights without its classifier."""
+        from twostream.streams.frozen import body_bytes
+
+        self._cache.make(f"{self.key}-model.pt", path, lambda file: _write(body_bytes(self._network()), file))
+
+    def _network(self) -> SegmentConsensus:
+        if self._built is None:
+            from twostream.streams.network import build_network
+
+            # The classifier is not used, so its number of classes does not matter.
+            self._built = build_network(self._stream, self._modality, 2, self._stream.weights).eval()
+        return self._built
+
+
+def cached_features(
+    root: Path, name: str, key: str, examples: Sequence[Example], compute: Callable[[list[Example]], Any]
+) -> np.ndarray:
+    """Return the features of each clip, float32 [clips, F]; `compute` as for :func:`rows.rows_of_clips`."""
+    features, computed = rows_of_clips(features_file(root, key), examples, compute, f"features {name}")
+    print(f"{name}: {len(examples)} clips, {computed} seen by the network, {len(examples) - computed} from the cache")
+    return features
+
+
+def features_file(root: Path, key: str) -> Path:
+    """Return the file of the features in the cache."""
+    return root / "features" / f"{key}.jsonl"
+
+
+def weights_identity(weights: str) -> str:
+    """Return what identifies weights: a file's SHA-256, or the name of published ones."""
+    return sha256_of(weights) if os.path.isfile(weights) else weights
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,95 @@
+"""Features of clips from a frozen network: what enters its classifier, the mean over time, space and views."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from twostream.core.allocator import keep_freed_memory
+from twostream.errors import UserError
+from twostream.networks.registry import SegmentConsensus
+from twostream.streams.config import head_protocol
+from twostream.streams.network import NetworkSettings
+from twostream.views.difference import opener
+from twostream.views.examples import Example
+from twostream.views.loading import ScoringViews, make_loader, normalise
+
+
+@torch.inference_mode()
+def compute_features(
+    model: SegmentConsensus,
+    settings: NetworkSettings,
+    normalisation: dict[str, list[float]],
+    device: torch.device,
+    examples: Sequence[Example],
+    workers: int,
+) -> Iterator[np.ndarray]:
+    """Yield the features of each clip, float32 [F], in order.
+
+    The views are those of :func:`config.head_protocol`. A linear classifier on the features gives the mean of the
+    network's logits over these views, because it commutes with a mean. On a CPU one clip at a time: its features then
+    do not depend on which other clips are computed with it.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        normalisation: of the network's input; a model folder has its own copy.
+    """
+    inputs: list[torch.Tensor] = []
+    layer = classifier_layer(model)
+    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    protocol, open_clip = head_protocol(settings.sampling), opener(settings.input)
+    views = ScoringViews(list(examples), settings.sampling, protocol, settings.size, settings.demean, open_clip)
+    batch_size = 1 if device.type == "cpu" else 16
+    try:
+        for number, (batch, _) in enumerate(make_loader(views, batch_size, workers)):
+            clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
+            model(normalise(batch.flatten(0, 1).to(device, non_blocking=True), **normalisation))
+            entered = inputs.pop()
+            features = entered.flatten(1, -2).mean(1) if isinstance(layer, nn.Linear) and entered.ndim > 2 else entered
+            features = features.flatten(2).mean(2) if features.ndim > 2 else features  # [B*V, F]
+            if number == 0 and device.type == "cpu":
+                keep_freed_memory()  # after a batch, when the process is as large as it gets
+            yield from features.float().unflatten(0, (clips, count)).mean(1).cpu().numpy()
+    finally:
+        hook.remove()
+
+
+def classifier_layer(model: SegmentConsensus) -> nn.Linear | nn.Conv2d | nn.Conv3d:
+    """Return the last layer of a network.
+
+    Raises:
+        UserError: the network does not end in a single linear layer, so no head can take its place.
+    """
+    layers = [model.get_submodule(name) for name in model.classifier]
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear | nn.Conv2d | nn.Conv3d) or layers[0].bias is None:
+        raise UserError("tune: head needs a network that ends in one linear layer; choose another model, or tune: last")
+    return layers[0]
+
+
+def body_bytes(model: SegmentConsensus) -> bytes:
+    """Return the file of a network's weights without its classifier: the same for all heads."""
+    state = {name: value for name, value in model.state_dict().items() if not _is_in(name, model.classifier)}
+    # Saved to memory first: the archive that torch.save writes to a file holds that file's name.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def with_head(model: SegmentConsensus, body: dict[str, torch.Tensor], head: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return a network's whole state dict from its body and a head's `weight` [C, F] and `bias` [C].
+
+    Raises:
+        RuntimeError: the shapes do not fit.
+    """
+    (name,) = model.classifier
+    weight = classifier_layer(model).weight
+    return {**body, f"{name}.weight": head["weight"].view(weight.shape), f"{name}.bias": head["bias"]}
+
+
+def _is_in(parameter: str, layers: Sequence[str]) -> bool:
+    return any(parameter.startswith(f"{layer}.") for layer in layers)
