@@ -128,7 +128,7 @@ def paired_differences(
     return _rounded(differences)
 
 
-def class_prior(tested: Tested, training: dict[int, Sequence[str]]) -> float:
+def class_prior(tested: Tested, training: dict[int, list[str]]) -> float:
     """Return the top-1 of always answering the most frequent class of the training clips, a mean over splits.
 
     Args:
