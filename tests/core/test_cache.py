@@ -1,9 +1,14 @@
+import hashlib
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from twostream.core.cache import FileCache, RecordCache, code_digest, key_of
+from twostream.core.cache import FileCache, RecordCache, code_digest, key_of, process_space
 from twostream.core.files import md5_of
 
 
@@ -86,15 +91,77 @@ def test_a_killed_build_leaves_no_incomplete_file(tmp_path):
     assert not cache.serve(key, tmp_path / "x")
 
 
-def test_sweep_removes_what_a_dead_process_was_building(tmp_path):
-    cache = _cache(tmp_path)
-    (tmp_path / "cache" / "building").mkdir(parents=True)
-    dead = tmp_path / "cache" / "building" / "key.999999999"
-    mine = tmp_path / "cache" / "building" / f"key.{os.getpid()}"
-    dead.write_text("half")
-    mine.write_text("half")
+def test_sweep_removes_what_nobody_builds_any_more(tmp_path):
+    cache, folder = _cache(tmp_path), tmp_path / "cache/building"
+    folder.mkdir(parents=True)
+    here, elsewhere = process_space(), "0123456789ab"
+    names = {
+        "alive": f"key.{here}.{os.getpid()}.0",
+        "dead": f"key.{here}.999999999.0",
+        "elsewhere": f"key.{elsewhere}.999999999.0",
+        "elsewhere and old": f"key.{elsewhere}.{os.getpid()}.0",
+    }
+    for name in names.values():
+        (folder / name).write_text("half")
+    yesterday = time.time() - 25 * 3600
+    os.utime(folder / names["elsewhere and old"], (yesterday, yesterday))
     cache.sweep()
-    assert not dead.exists() and mine.exists()
+    assert {path.name for path in folder.iterdir()} == {names["alive"], names["elsewhere"]}
+
+
+def test_a_file_that_is_swept_while_it_is_served_is_built(tmp_path, monkeypatch):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    pending = cache._copies(key)
+    _commit(tmp_path, tmp_path / "x")
+    cache.sweep()
+    monkeypatch.setattr(cache, "_copies", lambda key: pending)
+    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
+
+
+WORKER = """
+import hashlib, os, random, sys, time
+from pathlib import Path
+from twostream.core.cache import FileCache, key_of
+root, seed = Path(sys.argv[1]), int(sys.argv[2])
+order = list(range(20))
+random.Random(seed).shuffle(order)
+cache = FileCache(root / "cache", root / "objects")
+cache.sweep()
+def build(number):
+    def write(path):
+        with open(path, "wb") as file:  # slowly, so that others build the same file meanwhile
+            for part in range(20):
+                file.write(hashlib.sha256(f"{number} {part}".encode()).digest() * 64)
+                file.flush()
+                time.sleep(0.0005)
+    return write
+for number in order:
+    cache.make(key_of(number=number), root / f"out{seed}" / str(number), build(number))
+"""
+
+
+@pytest.mark.slow
+def test_two_containers_on_one_folder_end_with_sound_files_whatever_is_killed(tmp_path):
+    """Both have the same process IDs, as separate PID namespaces do."""
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("PID namespaces need more rights than this process has")
+    rng = np.random.default_rng(0)
+
+    def start(seed):
+        return subprocess.Popen([*unshare, sys.executable, "-c", WORKER, str(tmp_path), str(seed)])
+
+    for _ in range(4):
+        for process in [start(0), start(1)]:
+            time.sleep(rng.uniform(0.2, 0.6))
+            process.kill()
+            process.wait()
+    assert [process.wait() for process in [start(0), start(1), start(2)]] == [0, 0, 0]
+    for seed in range(3):
+        for number in range(20):
+            parts = [hashlib.sha256(f"{number} {part}".encode()).digest() * 64 for part in range(20)]
+            assert (tmp_path / f"out{seed}/{number}").read_bytes() == b"".join(parts)
 
 
 def test_code_digest_ignores_comments_and_docstrings_but_no_change_of_behaviour(tmp_path):

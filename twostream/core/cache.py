@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ import yaml
 from twostream.core.files import atomic_path, md5_of, reflink
 
 KEPT_DAYS = 60  # for which records that no run reads stay
+
+_REST_S = 24 * 3600
 
 
 class FileCache:
@@ -45,9 +49,7 @@ class FileCache:
         """
         if self.serve(key, target):
             return False
-        unfinished = self.root / "building" / f"{key}.{os.getpid()}"
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with self._unfinished(key) as unfinished:
             build(unfinished)
             digest = md5_of(unfinished)
             pending = self._pending(digest)
@@ -58,8 +60,6 @@ class FileCache:
             # nothing to link.
             share(unfinished, target)
             os.replace(unfinished, pending)
-        finally:
-            unfinished.unlink(missing_ok=True)
         self._write_entry(key, digest)
         return True
 
@@ -67,10 +67,11 @@ class FileCache:
         """Put the recorded file for `key` at `target`; return False where there is none or its content has changed."""
         digest, copies = self._copies(key)
         for stored in copies:
-            # A file that was edited in place or cut short by a power failure must not spread.
-            if md5_of(stored) == digest:
-                share(stored, target)
-                return True
+            with contextlib.suppress(FileNotFoundError):  # another process has just swept it
+                # A file that was edited in place or cut short by a power failure must not spread.
+                if md5_of(stored) == digest:
+                    share(stored, target)
+                    return True
         return False
 
     def has(self, key: str) -> bool:
@@ -104,8 +105,19 @@ class FileCache:
             if stored is not None and stored.is_file():
                 pending.unlink(missing_ok=True)
         for unfinished in _files(self.root / "building"):
-            if not _alive(unfinished.name.rpartition(".")[2]):
+            if _is_abandoned(unfinished):
                 unfinished.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _unfinished(self, key: str) -> Iterator[Path]:
+        """Yield the path at which this process builds the file for `key`; no other process, on any host, has it."""
+        folder = self.root / "building"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{key}.{process_space()}.{os.getpid()}.{secrets.token_hex(4)}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def _copies(self, key: str) -> tuple[str, list[Path]]:
         """Return the recorded digest of the file for `key`, and the files that should have this content."""
@@ -241,11 +253,22 @@ def _files(folder: Path) -> list[Path]:
     return [Path(path, name) for path, _, names in os.walk(folder) for name in names]
 
 
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+@functools.cache
+def process_space() -> str:
+    """Return a name of the set of processes that this one sees: of one boot of one machine, and of one container.
+
+    Only there does a process ID mean the same process.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.sha256(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:12]
+
+
+def _is_abandoned(unfinished: Path) -> bool:
+    """Return whether nobody builds this file any more; for processes that are not seen here, after a day's rest."""
+    _, _, builder = unfinished.name.partition(".")
+    space, _, rest = builder.partition(".")
+    if space == process_space():
+        return not Path("/proc", rest.partition(".")[0]).exists()
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - unfinished.stat().st_mtime > _REST_S
+    return False
