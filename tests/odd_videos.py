@@ -132,3 +132,24 @@ def shown_by_ffmpeg(path: Path, pixel_format: str, size: tuple[int, int]) -> lis
 def texture(count: int = 20, height: int = 48, width: int = 64) -> list[np.ndarray]:
     """A moving texture whose sides and corners all differ."""
     return moving_texture(count, height, width, seed=3)
+
+
+def mutated(originals: list[bytes], seed: int) -> bytes:
+    """Return one of the files with bits flipped, its end cut off, or a part removed, repeated or of another file."""
+    rng = random.Random(seed)
+    data = bytearray(rng.choice(originals))
+    start, end = sorted(rng.randrange(len(data)) for _ in range(2))
+    kind = rng.choice(["flip", "flip", "cut off", "remove", "repeat", "splice"])
+    if kind == "flip":
+        # Half of them in the header, where a bit changes more.
+        reach = rng.choice([200, 2000, len(data)])
+        for _ in range(rng.choice([1, 3, 10, 100])):
+            data[rng.randrange(min(reach, len(data)))] ^= 1 << rng.randrange(8)
+    elif kind == "cut off":
+        del data[start:]
+    elif kind == "remove":
+        del data[start:end]
+    else:
+        other = data if kind == "repeat" else rng.choice(originals)
+        data[start:start] = other[min(start, len(other)) : end]
+    return bytes(data)

@@ -212,8 +212,8 @@ def _codec_name(container: av.container.InputContainer, track: av.VideoStream) -
         printed = re.search(rf"Stream #0:{track.index}\b.*?: Video: (.*)", container.dumps_format())  # type: ignore[attr-defined]
     finally:
         av.logging.set_level(level)
-    words = printed[1].split(",")[0] if printed else "unknown"
-    return words.removeprefix("none ").strip("()").split(" / ")[0]
+    name = printed[1].split(",")[0].removeprefix("none").strip(" ()").split(" / ")[0] if printed else ""
+    return name or "unknown"
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
