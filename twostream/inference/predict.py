@@ -11,13 +11,11 @@ import itertools
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -31,6 +29,7 @@ from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
 from twostream.fusion.methods import read_fusion
 from twostream.fusion.scores import log_softmax
+from twostream.inference.live import is_live, live_frames
 from twostream.params import Flow, Rgb, Score, load_params
 from twostream.profiles import complete
 from twostream.video import read_frames
@@ -203,7 +202,8 @@ class Predictor:
         """Score a video window by window, while it is read.
 
         Args:
-            source: path of a video, or the number of a camera, whose windows do not end.
+            source: path of a video, or what is read as it comes and may have no end: the number of a camera, an address
+                or `-` for standard input, as strings.
             every: seconds per window; None makes one window of a video of at most :data:`WHOLE_S`, and windows of
                 :data:`EVERY_S` of a longer one. The last window has from half to one and a half times as many.
             on_frame: called for every frame of a window before the window is yielded, with its time in seconds, the
@@ -212,11 +212,11 @@ class Predictor:
                 stream reads flow.
 
         Raises:
-            UserError: no video can be decoded there, or no camera opened.
+            UserError: no video can be decoded there, or the source breaks off.
         """
         if every is not None and not (np.isfinite(every) and every > 0):
             raise UserError(f"windows of {every:g} seconds are not possible; give a number above 0")
-        if isinstance(source, int):
+        if is_live(source):
             yield from self._live(source, every or EVERY_S, on_frame)
         else:
             yield from self._recorded(Path(source), *_survey(source)[1:], every, on_frame)
@@ -268,21 +268,25 @@ class Predictor:
                 ]
                 yield self._window(float(times[first]), end, last - first, images)
 
-    def _live(self, camera: int, every: float, on_frame: OnFrame | None) -> Iterator[Window]:
-        with contextlib.closing(_camera_frames(camera)) as frames:
-            while True:
+    def _live(self, source: int | str, every: float, on_frame: OnFrame | None) -> Iterator[Window]:
+        with contextlib.closing(live_frames(source)) as frames:
+            ended = False
+            while not ended:
                 moments: list[float] = []
                 images: list[list[np.ndarray]] = [[] for _ in self._inputs]
                 shown: list[np.ndarray] = []
+                ended = True
                 for moment, frame in frames:
                     moments.append(moment)
-                    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-                    for kept, source in zip(images, self._inputs, strict=True):  # shrunk at once, or memory fills up
-                        kept += shrunk([grey if source.solver else frame], source.settings.short_side)
+                    for kept, used in zip(images, self._inputs, strict=True):  # shrunk at once, or memory fills up
+                        kept += shrunk([frame[used.pixel_format]], used.settings.short_side)
                     if on_frame:
-                        shown += shrunk([frame], self._shown_side)
+                        shown += shrunk([frame["rgb24"]], self._shown_side)
                     if moment - moments[0] >= every and len(moments) > 1:
+                        ended = False
                         break
+                if len(moments) < 2:  # the source ended with the window before
+                    return
                 if on_frame:
                     flows = self._flow.flows(images[self._inputs.index(self._flow)]) if self._flow else ()
                     for seen in itertools.zip_longest(moments, shown, flows):
@@ -404,29 +408,6 @@ class _WindowClip:
         return decode_frame(self._jpegs[index], self.meta["modality"])
 
 
-def _camera_frames(number: int) -> Generator[tuple[float, np.ndarray], None, None]:
-    """Yield the frames of a camera as they come: (seconds from the first, uint8 [H, W, 3] RGB)."""
-    logging = cv2.utils.logging
-    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # OpenCV's own lines; the error below is enough
-    try:
-        capture = cv2.VideoCapture(number)
-    finally:
-        logging.setLogLevel(level)
-    try:
-        if not capture.isOpened():
-            raise UserError(f"camera {number}: cannot be opened; give the number of a camera that is free, or a file")
-        first = None
-        while True:
-            came, image = capture.read()
-            if not came:
-                raise UserError(f"camera {number}: gives no more frames; check that it is plugged in")
-            now = time.monotonic()
-            first = now if first is None else first
-            yield now - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
-
-
 def _survey(source: str | Path) -> tuple[Probe, np.ndarray, float]:
     """Return the probe of a file, its frames' times and its duration in seconds.
 
@@ -435,6 +416,8 @@ def _survey(source: str | Path) -> tuple[Probe, np.ndarray, float]:
     """
     if os.path.isdir(source):
         raise UserError(f"{source}: is a folder; give a video in it")
+    if os.path.exists(source) and not os.path.isfile(source):
+        raise UserError(f"{source}: is a pipe or a device, not a file; send it to the standard input and give `-`")
     with message_if_slow(f"counting the frames of {source}"):
         found, times = survey(source)
     if found.frames < 2 or min(found.width, found.height) < MIN_SIDE:

@@ -34,8 +34,8 @@ _FORMATS = (
 _FILE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 # A playlist from the network may name more addresses, but no files of this machine.
 _PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtmp,rtmps,rtmpt,rtmpts,rtmpe,ffrtmphttp,srt,ftp,sftp,hls"
-_ADDRESS = {"protocol_whitelist": f"{_PROTOCOLS},crypto,data", "rtsp_transport": "tcp"}
-_TIMEOUT_S = 20.0  # for an address to answer
+_ADDRESS = {"protocol_whitelist": f"{_PROTOCOLS},crypto,data", "rtsp_flags": "prefer_tcp"}
+TIMEOUT_S = 20.0  # for an address to answer
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PLANAR = {f"{family}{layout}p" for family in ("yuv", "yuvj") for layout in (420, 422, 444)}
 _YUV = ("yuv", "nv", "p0", "p2", "p4", "uyv", "yvyu", "y2", "xv", "vuy", "ayuv")
@@ -89,12 +89,16 @@ def _open(source: str | Path | BinaryIO) -> av.container.InputContainer:
     try:
         if not isinstance(source, str | os.PathLike):
             return av.open(source, "r", container_options=_FILE, metadata_errors="replace")
-        if isinstance(source, str) and source.startswith(NETWORK):
-            return av.open(source, container_options=_ADDRESS, metadata_errors="replace", timeout=_TIMEOUT_S)
+        if _is_address(source):
+            return av.open(source, container_options=_ADDRESS, metadata_errors="replace", timeout=TIMEOUT_S)
         # `file:` keeps FFmpeg from reading a name such as "concat:a" or "http:x" as a protocol.
         return av.open(f"file:{os.fspath(source)}", container_options=_FILE, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise VideoError(_why_not_open(source, error)) from None
+
+
+def _is_address(source: object) -> bool:
+    return isinstance(source, str) and source.startswith(NETWORK)
 
 
 def _why_not_open(source: str | Path | BinaryIO, error: av.error.FFmpegError) -> str:
@@ -104,7 +108,9 @@ def _why_not_open(source: str | Path | BinaryIO, error: av.error.FFmpegError) ->
             return "empty file (0 bytes)"
         if start == _POINTER:
             return "a Git LFS pointer instead of the video: run `git lfs pull`"
-    if error.errno == errno.EINVAL:
+    if isinstance(error, av.error.ExitError):
+        return f"no answer for {TIMEOUT_S:g} seconds"
+    if error.errno == errno.EINVAL and not _is_address(source):
         return "not a video that can be opened: of no format that holds its video itself"
     return f"not a video that can be opened: {reason(error)}"
 
