@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,12 +198,12 @@ def _results(args: argparse.Namespace) -> None:
 
 def _add_predict(commands: Any) -> None:
     parser = _command(commands, "predict", _predict, "recognise the actions in videos with the trained models")
-    what = "a video, a folder of videos, or the number of a camera"
+    what = "a video, a folder of videos, an address (http, rtsp, ...), the number of a camera, or - for standard input"
     _add_path(parser, "videos", nargs="+", metavar="VIDEO", help=what)
     _add_model_arguments(parser)
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="device (auto)")
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="number of classes to print (5)")
-    parser.add_argument("--json", action="store_true", help="print a line of JSON per video, or per camera window")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON per video, or per live window")
     copy = "write a copy of the video with classes and flow drawn on it"
     _add_path(parser, "--annotate", type=Path, metavar="OUT.mp4", help=copy)
     window = "length of the windows to classify (5; a video of up to 30 s is one window)"
@@ -221,8 +221,8 @@ def _predict(args: argparse.Namespace) -> None:
     if args.annotate:
         from twostream.inference.annotate import check_target
 
-        if len(sources) != 1 or isinstance(sources[0], int):
-            raise UserError(f"--annotate copies one video file; these are {len(sources)} sources, or a camera")
+        if len(sources) != 1 or not isinstance(sources[0], Path):
+            raise UserError(f"--annotate copies one video file; these are {len(sources)} sources, or a live one")
         check_target(args.annotate, sources[0])
     from twostream.inference.predict import Predictor
 
@@ -230,10 +230,10 @@ def _predict(args: argparse.Namespace) -> None:
     failed = 0
     for source in sources:
         try:
-            if isinstance(source, int):
-                _predict_camera(predictor, source, args)
+            if isinstance(source, Path):
+                _predict_file(predictor, source, str(source), args)
             else:
-                _predict_file(predictor, source, args)
+                _predict_live(predictor, source, args)
         except UserError as error:
             failed += 1
             _print_error(error)
@@ -241,20 +241,31 @@ def _predict(args: argparse.Namespace) -> None:
         sys.exit(2)
 
 
-def _sources(names: Sequence[str]) -> Iterator[Path | int]:
-    """Yield files and cameras in the order of the arguments, and for a folder all videos below it, sorted by path."""
+def _sources(names: Sequence[str]) -> Iterator[Path | str | int]:
+    """Yield files, addresses and cameras in the order of the arguments, and for a folder all videos below it."""
     from twostream.datasets import is_video
+    from twostream.inference.live import is_live
+    from twostream.sources.walk import walk_files
 
     for name in names:
-        if name.isdecimal() and not os.path.exists(name):
+        scheme, separator, rest = name.partition("://")
+        path = Path(name)
+        if is_live(scheme.lower() + separator + rest):
+            yield scheme.lower() + separator + rest
+        elif separator and not path.exists():
+            raise UserError(f"{name}: {scheme}:// is not supported; download the video and name the file")
+        elif name.isdecimal() and not path.exists():
             yield int(name)
-        elif os.path.isdir(name):
-            found = sorted(Path(folder, file) for folder, _, files in os.walk(name) for file in files if is_video(file))
+        else:
+            if name.startswith("~") and not path.exists():  # in quotes the shell leaves it
+                path = path.expanduser()
+            if not path.is_dir():
+                yield path
+                continue
+            found = [path / file for file in walk_files(path) if is_video(file)]
             if not found:
                 raise UserError(f"{name}: there is no video in this folder; name a folder with videos, or a file")
             yield from found
-        else:
-            yield Path(name)
 
 
 def _score(args: argparse.Namespace) -> Score | None:
@@ -274,10 +285,10 @@ def _score(args: argparse.Namespace) -> Score | None:
         raise UserError(f"--{validation_reason(error)}") from None
 
 
-def _predict_file(predictor: Predictor, source: Path, args: argparse.Namespace) -> None:
-    prediction = predictor.predict(source, args.every)
+def _predict_file(predictor: Predictor, path: Path, name: str, args: argparse.Namespace) -> None:
+    prediction = dataclasses.replace(predictor.predict(path, args.every), source=name)
     if prediction.warning:
-        print(f"WARNING: {source}: {prediction.warning}", file=sys.stderr)
+        print(f"WARNING: {name}: {prediction.warning}", file=sys.stderr)
     if args.json:
         print(json.dumps(prediction.to_dict(args.top), ensure_ascii=False), flush=True)
     else:
@@ -289,17 +300,25 @@ def _predict_file(predictor: Predictor, source: Path, args: argparse.Namespace) 
         print(f"{args.annotate}: written", file=sys.stderr)
 
 
-def _predict_camera(predictor: Predictor, camera: int, args: argparse.Namespace) -> None:
+def _predict_live(predictor: Predictor, source: int | str, args: argparse.Namespace) -> None:
+    """Print each window when it ends; an address of a file is predicted as a file."""
+    from twostream.inference.live import fetched
     from twostream.inference.predict import window_dict
 
-    if not args.json:
-        print(f"camera {camera}; Ctrl-C ends it", file=sys.stderr)
-    with contextlib.suppress(KeyboardInterrupt):
-        for window in predictor.windows(camera, args.every):
-            if args.json:
-                print(json.dumps({"camera": camera, **window_dict(window, predictor.classes, args.top)}), flush=True)
-            else:
-                print(_window_line(window, predictor), flush=True)
+    with fetched(source) as file:
+        if file:
+            _predict_file(predictor, file, str(source), args)
+            return
+        key, name = ("camera", f"camera {source}") if isinstance(source, int) else ("video", source)
+        if not args.json:
+            print(f"{name}; Ctrl-C ends it", file=sys.stderr)
+        with contextlib.suppress(KeyboardInterrupt):
+            for window in predictor.windows(source, args.every):
+                if args.json:
+                    values = {key: source, **window_dict(window, predictor.classes, args.top)}
+                    print(json.dumps(values, ensure_ascii=False), flush=True)
+                else:
+                    print(_window_line(window, predictor), flush=True)
 
 
 def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:

@@ -25,6 +25,7 @@ from twostream.datasets.tables import CLIP_COLUMNS, write_table
 from twostream.errors import UserError
 from twostream.flow import make_solver
 from twostream.fusion.scores import read_scores
+from twostream.inference import live
 from twostream.inference import predict as predict_module
 from twostream.inference.predict import USUAL_SCORE, Predictor, Window, window_edges
 from twostream.params import Params, Score, parse_params
@@ -215,7 +216,7 @@ def test_a_camera_gives_windows_until_it_is_closed(predictor, monkeypatch):
             released.append(True)
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
-    monkeypatch.setattr(predict_module.time, "monotonic", lambda: next(clock) / 10)
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock) / 10)
     seen = []
     with contextlib.closing(predictor.windows(3, every=1, on_frame=lambda *frame: seen.append(frame))) as windows:
         first, second = itertools.islice(windows, 2)

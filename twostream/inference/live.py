@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -12,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 from urllib.parse import urlsplit
 
 import av
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 
 from twostream.errors import UserError, reason
-from twostream.video import NETWORK, TIMEOUT_S, VideoError, open_video
+from twostream.video import NETWORK, TIMEOUT_S, Stream, VideoError, open_video
 from twostream.video.probe import Clock
 
 STDIN = "-"
@@ -30,13 +31,13 @@ _BOXES = (b"ftyp", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid", b"pdin"
 _MOST_BOX_BYTES = 1 << 20
 
 
-def is_live(source: object) -> bool:
-    """Return whether a source is a camera's number, an address or :data:`STDIN`, and not the path of a file."""
-    return isinstance(source, int) or (isinstance(source, str) and (source == STDIN or source.startswith(NETWORK)))
+def is_live(source: object) -> TypeGuard[str]:
+    """Return whether a source is an address or :data:`STDIN`, and not the path of a file."""
+    return isinstance(source, str) and (source == STDIN or source.startswith(NETWORK))
 
 
 def live_frames(source: int | str) -> Live:
-    """Yield the frames of a source for which :func:`is_live` is true, as they come.
+    """Yield the frames of a camera, or of a source for which :func:`is_live` is true, as they come.
 
     Yields:
         Seconds from the first frame, and the frame by its format, as :func:`twostream.video.read_frames` gives it.
@@ -51,17 +52,18 @@ def live_frames(source: int | str) -> Live:
 
     def watch(packet: av.Packet | None, why: str) -> None:
         nonlocal broken
-        if packet is None:
-            broken = why
+        if packet is None:  # FFmpeg reports the end of an answer without a length as an error of input
+            broken = why.replace(os.strerror(errno.EIO), "")
         elif packet.stream is video.track:
             clock.watch(packet)
 
     try:
-        with _standard_input() if source == STDIN else contextlib.nullcontext(source) as opened:
-            with open_video(opened) as video:
-                clock = Clock(video)
-                for frame in video.decode(watch):
-                    yield clock(frame.time), {name: video.image(frame, name) for name in ("rgb24", "gray")}
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(_standard_input()) if source == STDIN else source
+            video = stack.enter_context(open_video(opened))
+            clock = Clock(video)
+            for frame in video.decode(watch):
+                yield clock(frame.time), {name: video.image(frame, name) for name in ("rgb24", "gray")}
     except VideoError as error:
         raise UserError(f"{source}: {error}; give a video that can be read from its start on") from None
     if broken:
@@ -92,8 +94,8 @@ def _camera_frames(number: int) -> Live:
 
 
 @contextlib.contextmanager
-def _standard_input() -> Iterator[BinaryIO | Path]:
-    """Yield standard input, or a copy on disk if it is an MP4 file whose index comes last, as most programs write it."""
+def _standard_input() -> Iterator[Stream | Path]:
+    """Yield standard input, or a copy on disk if it is an MP4 file whose index comes last, as is usual."""
     stdin = sys.stdin.buffer
     start = bytearray()
     index_is_last = False
@@ -128,25 +130,25 @@ class _Continued(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def fetched(address: str) -> Iterator[Path | None]:
-    """Download a video file of a web or FTP server for the time of the block; None if the address is a live stream.
+def fetched(source: int | str) -> Iterator[Path | None]:
+    """Download a video file of a web or FTP server for the time of the block; None if the source is a live one.
 
     Raises:
         UserError: the server cannot be reached or refuses.
     """
     with contextlib.ExitStack() as stack:
         copy = None
-        if address.startswith(("http://", "https://", "ftp://")):
+        if isinstance(source, str) and source.startswith(("http://", "https://", "ftp://")):
             try:
-                response = stack.enter_context(urllib.request.urlopen(address, timeout=TIMEOUT_S))
+                response = stack.enter_context(urllib.request.urlopen(source, timeout=TIMEOUT_S))
                 start = response.read(1024)
                 is_playlist = b"#EXTM3U" in start or b"<MPD" in start
                 if response.headers.get("Content-Length") and not is_playlist:
-                    ending = os.path.splitext(urlsplit(address).path)[1]
+                    ending = os.path.splitext(urlsplit(source).path)[1]
                     copy = stack.enter_context(tempfile.NamedTemporaryFile(suffix=ending))
                     copy.write(start)
                     shutil.copyfileobj(response, copy)
                     copy.flush()
             except (OSError, ValueError) as error:
-                raise UserError(f"{address}: cannot be downloaded ({reason(error)}); check the address") from None
+                raise UserError(f"{source}: cannot be downloaded ({reason(error)}); check the address") from None
         yield Path(copy.name) if copy else None

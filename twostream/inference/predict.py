@@ -216,7 +216,7 @@ class Predictor:
         """
         if every is not None and not (np.isfinite(every) and every > 0):
             raise UserError(f"windows of {every:g} seconds are not possible; give a number above 0")
-        if is_live(source):
+        if isinstance(source, int) or is_live(source):
             yield from self._live(source, every or EVERY_S, on_frame)
         else:
             yield from self._recorded(Path(source), *_survey(source)[1:], every, on_frame)

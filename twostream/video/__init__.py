@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Callable, Generator, Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,6 +52,7 @@ av.logging.set_level(av.logging.PANIC)  # errors that matter are raised; libav's
 
 
 Watch = Callable[["av.Packet | None", str], None]
+Stream = BinaryIO | RawIOBase
 
 
 class VideoError(Exception):
@@ -75,7 +78,7 @@ def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.n
 
 
 @contextlib.contextmanager
-def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
+def open_video(source: str | Path | Stream) -> Iterator[Video]:
     """Open a file, an address (a str with one of the prefixes `NETWORK`), or a stream to read from.
 
     Raises:
@@ -85,7 +88,8 @@ def open_video(source: str | Path | BinaryIO) -> Iterator[Video]:
         yield Video(container)
 
 
-def _open(source: str | Path | BinaryIO) -> av.container.InputContainer:
+def _open(source: str | Path | Stream) -> av.container.InputContainer:
+    started = time.monotonic()
     try:
         if not isinstance(source, str | os.PathLike):
             return av.open(source, "r", container_options=_FILE, metadata_errors="replace")
@@ -94,6 +98,8 @@ def _open(source: str | Path | BinaryIO) -> av.container.InputContainer:
         # `file:` keeps FFmpeg from reading a name such as "concat:a" or "http:x" as a protocol.
         return av.open(f"file:{os.fspath(source)}", container_options=_FILE, metadata_errors="replace")
     except av.error.FFmpegError as error:
+        if _is_address(source) and time.monotonic() - started >= TIMEOUT_S:
+            raise VideoError(f"no answer for {TIMEOUT_S:g} seconds") from None
         raise VideoError(_why_not_open(source, error)) from None
 
 
@@ -101,15 +107,13 @@ def _is_address(source: object) -> bool:
     return isinstance(source, str) and source.startswith(NETWORK)
 
 
-def _why_not_open(source: str | Path | BinaryIO, error: av.error.FFmpegError) -> str:
+def _why_not_open(source: str | Path | Stream, error: av.error.FFmpegError) -> str:
     with contextlib.suppress(OSError, TypeError), open(source, "rb") as file:  # type: ignore[arg-type]
         start = file.read(len(_POINTER))
         if not start:
             return "empty file (0 bytes)"
         if start == _POINTER:
             return "a Git LFS pointer instead of the video: run `git lfs pull`"
-    if isinstance(error, av.error.ExitError):
-        return f"no answer for {TIMEOUT_S:g} seconds"
     if error.errno == errno.EINVAL and not _is_address(source):
         return "not a video that can be opened: of no format that holds its video itself"
     return f"not a video that can be opened: {reason(error)}"
@@ -142,6 +146,9 @@ class Video:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
                 watch(None, reason(error))
+                for frame in self._decoded(None)[0]:  # what the decoder keeps back
+                    frame.time_base = self.track.time_base
+                    yield frame
                 return
             if packet is None:
                 return
@@ -156,6 +163,9 @@ class Video:
             return [], ""
         if packet.has_sidedata("encryption_info"):
             raise VideoError("encrypted: decrypt it first")
+        return self._decoded(packet)
+
+    def _decoded(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], str]:
         try:
             frames = self.track.decode(packet)
         except (av.error.FFmpegError, RuntimeError, ValueError) as error:  # the others: impossible sizes or formats
