@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import tempfile
 import time
@@ -100,13 +101,19 @@ def measure(clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], worker
 
 
 def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
-    solver, seconds = make_solver(settings), 0.0
+    solver, seconds = _solver(settings.model_dump_json(by_alias=True)), 0.0
     for row in clips.itertuples():
         grey = list(shrunk(read_frames(videos / row.path, "gray"), settings.short_side))
         start = time.perf_counter()
         _solve(solver, grey, resolve_device(settings))
         seconds += time.perf_counter() - start
     return seconds
+
+
+@functools.cache
+def _solver(settings: str) -> Solver:
+    """Return the solver of all rounds, which keeps its graphs on a GPU."""
+    return make_solver(Flow.model_validate_json(settings))
 
 
 def _solve(solver: Solver, grey: Sequence[np.ndarray], device: str) -> None:
@@ -118,7 +125,9 @@ def _solve(solver: Solver, grey: Sequence[np.ndarray], device: str) -> None:
 
     images = torch.from_numpy(np.stack(grey))
     for start in range(0, len(grey) - 1, GPU_BATCH):
-        batch = images[start : start + GPU_BATCH + 1].to(device)
+        # The last batch is filled up, or it would have a shape of its own.
+        index = torch.arange(start, start + GPU_BATCH + 1).clamp(max=len(grey) - 1)
+        batch = images[index].to(device)
         solver.match_batch(batch[:-1], batch[1:]).cpu()
 
 

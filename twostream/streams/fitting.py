@@ -26,11 +26,12 @@ from twostream.core.parallel import progress
 from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
 from twostream.params import Stream
+from twostream.streams.gpu import memory_as_user_error, prefer_channels_last
 from twostream.streams.network import build_network
 from twostream.streams.task import Arithmetic, Task, best_epoch, class_weights
 from twostream.views.difference import opener
 from twostream.views.frame_store import frame_store
-from twostream.views.loading import EpochSampler, TrainingViews, ValidationViews, make_loader, normalise
+from twostream.views.loading import EpochSampler, SharedSampler, TrainingViews, ValidationViews, make_loader, normalise
 
 if TYPE_CHECKING:
     from twostream.streams.training import Curves
@@ -59,7 +60,7 @@ def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arith
         None in all but the first of several processes, one per GPU.
 
     Raises:
-        UserError: the stream's parameters do not fit its network.
+        UserError: the stream's parameters do not fit its network, or a batch does not fit into the GPU's memory.
     """
     _quiet_lightning()
     pl.seed_everything(task.seed, verbose=False)
@@ -68,7 +69,8 @@ def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arith
     module = _Module(task)
     epochs = _Epochs(task, state, curves)
     if not epochs.finished():
-        _fit(task, module, epochs, workers, arithmetic)
+        with memory_as_user_error(f"set streams.{task.name}.batch_size below {task.stream.batch_size}"):
+            _fit(task, module, epochs, workers, arithmetic)
     if not module.is_main_process:
         return None
     return Trained(epochs.history, _weights_bytes(epochs.best_weights), module.model.normalisation)
@@ -112,6 +114,9 @@ class _Module(pl.LightningModule):
         for layer in self._frozen:
             layer.eval()
         return self
+
+    def on_fit_start(self) -> None:
+        prefer_channels_last(self.model, self.device)
 
     def on_train_batch_start(self, *_: Any) -> None:
         # Dropout and mixup then go on after a resumption as they would have without the interruption. Every step, not
@@ -307,7 +312,7 @@ def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic:
     sampler = EpochSampler(len(task.train), task.seed, lambda: len(epochs.history), shares)
     train = make_loader(views, batch_size, workers, sampler)
     middles = ValidationViews(task.val, stream.sampling, stream.size, stream.demean, open_clip)
-    val = make_loader(middles, batch_size, workers)
+    val = make_loader(middles, batch_size, workers, SharedSampler(len(task.val)))
     trainer = pl.Trainer(
         max_epochs=stream.epochs,
         accelerator=arithmetic.device,

@@ -14,6 +14,7 @@ from twostream.core.allocator import keep_freed_memory
 from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
 from twostream.streams.config import head_protocol
+from twostream.streams.gpu import memory_as_user_error, mixed_precision
 from twostream.streams.network import NetworkSettings
 from twostream.views.difference import opener
 from twostream.views.examples import Example
@@ -48,7 +49,8 @@ def compute_features(
     try:
         for number, (batch, _) in enumerate(make_loader(views, batch_size, workers)):
             clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
-            model(normalise(batch.flatten(0, 1).to(device, non_blocking=True), **normalisation))
+            with mixed_precision(device), memory_as_user_error("set runtime.accelerator to cpu"):
+                model(normalise(batch.flatten(0, 1).to(device, non_blocking=True), **normalisation))
             entered = inputs.pop()
             features = entered.flatten(1, -2).mean(1) if isinstance(layer, nn.Linear) and entered.ndim > 2 else entered
             features = features.flatten(2).mean(2) if features.ndim > 2 else features  # [B*V, F]

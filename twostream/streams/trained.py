@@ -16,12 +16,13 @@ from twostream.networks.weight_files import read_weights
 from twostream.params import Score
 from twostream.streams.config import HEAD_FILE, read_config
 from twostream.streams.frozen import compute_features, with_head
+from twostream.streams.gpu import memory_as_user_error, mixed_precision, prefer_channels_last
 from twostream.streams.network import build_network
 from twostream.views.difference import opener
 from twostream.views.examples import Example
 from twostream.views.loading import ScoringViews, make_loader, normalise
 
-_VIEWS_AT_ONCE = 64  # bounds memory whatever the number of views
+_VIEWS_AT_ONCE, _PIXELS_AT_ONCE = 64, 1 << 25  # on a CPU and on a GPU: bounds memory whatever the number of views
 
 
 class TrainedStream:
@@ -54,15 +55,18 @@ class TrainedStream:
                 "`dvc repro`"
             ) from None
         self.model = model.eval().to(self.device)
+        prefer_channels_last(self.model, self.device)
 
     @torch.inference_mode()
     def logits(self, views: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, classes] for uint8 views [N, S, C, L, H, W]."""
-        parts = [
-            self.model(normalise(part.to(self.device, non_blocking=True), **self.config["normalisation"])).float().cpu()
-            for part in views.split(_VIEWS_AT_ONCE)
-        ]
-        return torch.cat(parts)
+        at_once = _VIEWS_AT_ONCE if self.device.type == "cpu" else max(1, _PIXELS_AT_ONCE // views[0, :, 0].numel())
+        with mixed_precision(self.device), memory_as_user_error("set runtime.accelerator to cpu"):
+            parts = [
+                self.model(normalise(part.to(self.device, non_blocking=True), **self.config["normalisation"])).float()
+                for part in views.split(at_once)
+            ]
+            return torch.cat(parts).cpu()  # once: the program waits for the GPU here
 
     def features(self, examples: list[Example], workers: int) -> Iterator[np.ndarray]:
         """Yield what enters the classifier for each clip, as :func:`frozen.compute_features`."""

@@ -198,21 +198,22 @@ class Curves:
 
 
 def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
-    device, wanted = device_of(runtime.accelerator), task.precision
+    device = device_of(runtime.accelerator)
     if device == "cpu":
-        devices = 1
+        devices, best = 1, "32"
     else:
         import torch
 
-        devices = runtime.devices or torch.cuda.device_count()
-    if wanted == "auto":
-        wanted = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+        from twostream.streams.gpu import has_bf16
+
+        devices, best = runtime.devices or torch.cuda.device_count(), "bf16" if has_bf16() else "32"
     if task.stream.batch_size % devices:
         raise UserError(
             f"streams.{task.name}.batch_size: {task.stream.batch_size} clips cannot be divided among {devices} GPUs; "
             "choose a multiple, or set runtime.devices"
         )
-    return Arithmetic(device, devices, {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[wanted])
+    names = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    return Arithmetic(device, devices, names[best if task.precision == "auto" else task.precision])
 
 
 def _key(task: Task, arithmetic: Arithmetic, frozen: FrozenStream | None) -> str:

@@ -6,6 +6,7 @@ interruption.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,21 @@ class EpochSampler(Sampler):
         return iter([(epoch, int(index)) for index in order[rank::world]])
 
 
+class SharedSampler(Sampler):
+    """Yields the indices of all clips in order; each of several processes gets its share, without repeats."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = _world()
+        # With fewer clips than processes some repeat: a process without any would miss the metrics' exchange.
+        return iter(range(rank % self.count, self.count, world))
+
+
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
     """Return a loader in the order of `dataset` or `sampler`; its `workers` (0: one per core) live between epochs."""
     return DataLoader(
@@ -144,10 +160,15 @@ def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sample
 
 def normalise(views: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """Return uint8 [N, S, C, L, H, W] as float32 (v - mean) / std; mean and std are per channel, from 0 to 255."""
-    shape = (1, 1, -1, 1, 1, 1)
-    centre = torch.tensor(mean, device=views.device).view(shape)
-    scale = torch.tensor(std, device=views.device).view(shape)
+    centre, scale = (_per_channel(tuple(values), views.device) for values in (mean, std))
     return views.float().sub_(centre).div_(scale)  # in place: fresh memory costs more than the arithmetic
+
+
+@functools.lru_cache(64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return values on a device, [1, 1, C, 1, 1, 1]; kept, since a copy to a GPU makes the program wait for it."""
+    with torch.inference_mode(False):  # for training too, whoever asks first
+        return torch.tensor(values, device=device).view(1, 1, -1, 1, 1, 1)
 
 
 def _tensor(views: np.ndarray) -> torch.Tensor:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -319,3 +321,42 @@ def test_a_gpu_keeps_few_graphs_and_stays_right_when_shapes_change():
     for _ in range(2):
         for shape, flow in zip(shapes[-4:], once[-4:], strict=True):
             assert torch.equal(solver.match_batch(*_pairs(*shape)), flow)
+
+
+def test_graphs_are_recorded_at_the_second_call_of_a_shape_and_kept_for_many_shapes(monkeypatch):
+    """A GPU is imitated: what is recorded is counted, and solved by the plain steps."""
+    recorded = []
+
+    class Graph:
+        def __init__(self, solve, shape, plan, pool):
+            recorded.append(shape)
+            self.solve, self.plan = solve, plan
+
+        def __call__(self, first, second):
+            return self.solve(first, second, self.plan)
+
+    solver = Tvl1Torch(PRESETS["fast"], "cpu")
+    monkeypatch.setattr(tvl1_torch, "_Graph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    solver.device, solver._steps = SimpleNamespace(type="cuda"), None
+    monkeypatch.setattr(solver, "_solve", lambda first, second, plan: torch.zeros(*first.shape, 2))
+    shapes = [(1, 16, 16 + width) for width in range(tvl1_torch._GRAPHS)]
+    for _ in range(4):
+        for shape in shapes:
+            solver._solve_chunk(torch.zeros(shape), torch.zeros(shape), [])
+    assert recorded == shapes
+    for _ in range(2):
+        solver._solve_chunk(torch.zeros(1, 16, 99), torch.zeros(1, 16, 99), [])
+    assert len(solver._graphs) == tvl1_torch._GRAPHS and shapes[0] not in solver._graphs
+
+
+def test_a_sequence_is_solved_in_chunks(monkeypatch):
+    images = list(_pairs(6, 32, 40)[0])
+    solver = Tvl1Torch(PRESETS["fast"], "cpu")
+    one_by_one = [solver(first, second) for first, second in itertools.pairwise(images)]
+    batches = []
+    solve = solver.match_batch
+    monkeypatch.setattr(solver, "match_batch", lambda *pairs: batches.append(len(pairs[0])) or solve(*pairs))
+    monkeypatch.setattr(solver, "_chunk_pairs", lambda height, width: 2)
+    assert all((a == b).all() for a, b in zip(solver.sequence(iter(images)), one_by_one, strict=True))
+    assert batches == [2, 2, 1]

@@ -27,7 +27,7 @@ Taps = tuple[Tensor, Tensor]
 
 _CHUNK_PX = {"cpu": 1 << 18, "cuda": 1 << 23}  # pixels solved at once; each takes about 150 bytes
 _CHUNK_PAIRS = 4096  # a CUDA grid has at most 65535 layers, and each plane of a pair takes one
-_GRAPHS = 8
+_GRAPHS = 32  # real data sets have a dozen frame sizes; recording one again costs as much as many solves
 # Sorting networks: pairs of positions to compare and exchange, in order.
 _NETWORKS = {
     3: ((0, 1), (1, 2), (0, 1)),
@@ -94,7 +94,8 @@ class Tvl1Torch(Solver):
         self.device = torch.device(device)
         self._steps = steps or _fastest_steps(recipe, self.device)
         self._plan = functools.lru_cache(4 * _GRAPHS)(self._new_plan)
-        self._graphs: OrderedDict[tuple[int, ...], _Graph | None] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
+        self._seen: set[tuple[int, ...]] = set()  # shapes for which the kernels are compiled
         self._pool: Any = None  # of the memory of all graphs
 
     @torch.inference_mode()
@@ -113,7 +114,7 @@ class Tvl1Torch(Solver):
 
         Large batches are solved in chunks, so that memory beyond the flow itself is bounded (about 1.3 GB on a GPU and
         0.1 GB per graph, unless one pair alone takes more). On a GPU the second chunk of a shape is recorded as a CUDA
-        graph, which is replayed from then on, for the eight shapes used last: use few different shapes. Only one thread
+        graph, which is replayed from then on, for the 32 shapes used last: use few different shapes. Only one thread
         at a time may use a solver.
         """
         count, height, width = first.shape
@@ -131,9 +132,11 @@ class Tvl1Torch(Solver):
         chunk = list(itertools.islice(images, 1))
         while chunk:
             chunk += itertools.islice(images, self._chunk_pairs(*chunk[0].shape))
+            if len(chunk) == 1:
+                return
             stacked = np.stack(chunk)
             yield from self.match_batch(stacked[:-1], stacked[1:]).cpu().numpy()
-            chunk = chunk[-1:] if len(chunk) > 1 else []
+            chunk = chunk[-1:]
 
     def _chunk_pairs(self, height: int, width: int) -> int:
         return min(max(1, _CHUNK_PX[self.device.type] // (height * width)), _CHUNK_PAIRS)
@@ -165,17 +168,17 @@ class Tvl1Torch(Solver):
         if self.device.type != "cuda" or self._steps is EAGER:
             return self._solve(first, second, plan)
         shape = tuple(first.shape)
-        known = shape in self._graphs
-        graph = self._graphs.pop(shape, None)
-        if known and graph is None:
-            if not any(self._graphs.values()):  # a pool dies with its last graph
+        if shape not in self._seen:  # the first call compiles kernels, which must not happen while a graph is recorded
+            self._seen.add(shape)
+            return self._solve(first, second, plan)
+        if shape not in self._graphs:
+            if not self._graphs:  # a pool dies with its last graph
                 self._pool = torch.cuda.graph_pool_handle()
-            graph = _Graph(self._solve, shape, plan, self._pool)
-        self._graphs[shape] = graph
-        if len(self._graphs) > _GRAPHS:
-            self._graphs.popitem(last=False)
-        # The first call of a shape compiles the kernels, which must not happen while a graph is recorded.
-        return graph(first, second) if graph else self._solve(first, second, plan)
+            self._graphs[shape] = _Graph(self._solve, shape, plan, self._pool)
+            if len(self._graphs) > _GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(shape)
+        return self._graphs[shape](first, second)
 
     def _solve(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
         return self._match(self._pyramid(first, plan), self._pyramid(second, plan), plan)
