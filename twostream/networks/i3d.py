@@ -140,12 +140,13 @@ def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> Ba
 
 
 # The published flow weights were trained on pixels per frame, clipped at 20 and divided by 20: with `flow.bound: 20`,
-# that is (code - 128) / 127. RGB weights averaged over their channels want it too, since codes then have the scale of
-# the pixels that they were trained on.
+# that is (code - 128) / 127. RGB filters averaged over their channels want larger numbers, (code - 128) / 40: motion
+# fills less of its range than light does. The factor is in the filters.
 FAMILY = Family(
     _build,
     lambda name: (64, 224, 224),
     normalisation=lambda name: ([0.5] * 3, [0.5] * 3),
     flow_scale=127.0,
+    flow_gain=127.0 / 40.0,
     published=find_kinetics,
 )

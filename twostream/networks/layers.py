@@ -53,6 +53,9 @@ class Family(NamedTuple):
     # Flow is (code - 128) / flow_scale. The default is the scale of ImageNet's normalised pixels (0.226 * 255), as in
     # Wang et al. 2016.
     flow_scale: float = 57.6
+    flow_gain: float = (
+        1.0  # on RGB filters that are averaged for flow, where `flow_scale` is that of published flow weights
+    )
 
 
 class StackedFrames(nn.Module):

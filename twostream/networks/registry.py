@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,12 @@ def create_model(
         return SegmentConsensus(network, _normalisation(name, modality), _prefixed(base, network, base.classifier), [])
     published = find_published(name, weights)
     state = published.load(classes, input_size) if published else read_weights(weights)
-    load_weights = _part("weights").load_weights
+    load_weights = partial(_part("weights").load_weights, frame_channels=channels, flow_gain=_family(name).flow_gain)
     if name.startswith(INFLATED) and any(tensor.ndim == 5 for tensor in state.values()):
         network = _on_volumes(name, base)  # first, since these are weights of a network that was inflated before
-        new = load_weights(base, state, where=f"{name}: {weights}", frame_channels=channels)
+        new = load_weights(base, state, where=f"{name}: {weights}")
     else:
-        new = load_weights(base, state, where=f"{name}: {weights}", frame_channels=channels)
+        new = load_weights(base, state, where=f"{name}: {weights}")
         network = _on_volumes(name, base)
     normalisation = _normalisation(published.model if published else name, modality)
     classifier, new = (_prefixed(base, network, names) for names in (base.classifier, new))

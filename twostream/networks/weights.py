@@ -10,7 +10,9 @@ from twostream.networks.layers import BaseNetwork
 from twostream.networks.weight_files import State
 
 
-def load_weights(base: BaseNetwork, state: State, *, where: str, frame_channels: int) -> list[str]:
+def load_weights(
+    base: BaseNetwork, state: State, *, where: str, frame_channels: int, flow_gain: float = 1.0
+) -> list[str]:
     """Load a state dict into a network; only a classifier of another size may stay random.
 
     The first convolution is adapted to another number of channels by :func:`inflate.adapt_first_conv`.
@@ -18,6 +20,7 @@ def load_weights(base: BaseNetwork, state: State, *, where: str, frame_channels:
     Args:
         where: the name of the weights in an error.
         frame_channels: channels of one frame of the network's input (3 rgb, 2 flow).
+        flow_gain: factor on filters that come from another modality.
 
     Returns:
         The names of the parameters that stayed random.
@@ -26,7 +29,7 @@ def load_weights(base: BaseNetwork, state: State, *, where: str, frame_channels:
         UserError: other keys or shapes do not match; the line counts them and names the first.
     """
     wanted = base.network.state_dict()
-    state = _adapt(_without_prefix(state, wanted), wanted, base, frame_channels)
+    state = _adapt(_without_prefix(state, wanted), wanted, base, frame_channels, flow_gain)
     problems = _differences(state, wanted, optional=_classifier_keys(base))
     if problems:
         raise UserError(
@@ -46,13 +49,14 @@ def _without_prefix(state: State, wanted: State) -> State:
     return state
 
 
-def _adapt(state: State, wanted: State, base: BaseNetwork, frame_channels: int) -> State:
+def _adapt(state: State, wanted: State, base: BaseNetwork, frame_channels: int, flow_gain: float) -> State:
     """Return the state with the first convolution for the wanted channels, without a classifier of another size."""
     state = dict(state)
     for key in (f"{name}.weight" for name in base.first_conv):
         have, want = (of[key].shape if key in of else torch.Size() for of in (state, wanted))
         if len(have) == len(want) >= 4 and have[0] == want[0] and have[2:] == want[2:] and have[1] != want[1]:
-            state[key] = adapt_first_conv(state[key], want[1], frame_channels)
+            gain = flow_gain if have[1] % frame_channels else 1.0
+            state[key] = gain * adapt_first_conv(state[key], want[1], frame_channels)
     heads = [key for key in _classifier_keys(base) if key in state]
     if any(key in wanted and state[key].shape != wanted[key].shape for key in heads):
         for key in heads:
