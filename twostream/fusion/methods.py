@@ -1,6 +1,7 @@
-"""Late fusion: combine the logits of several streams, fitted on validation clips alone.
+"""Late fusion: combine the logits of several streams, fitted on clips that the streams have not learnt from.
 
-Four methods, by what they learn from validation:
+These are the validation clips, or all training clips where all streams have out-of-fold logits (`tune: head`). Where
+only some have them, those clips still decide whether such a stream is left out. Four methods, by what they learn:
 
 - `average`: nothing. The mean of the streams' softmax probabilities (Simonyan & Zisserman 2014, section 5).
 - `weighted`: one number per stream. Calibrated log-probabilities are added with weights from a grid; see
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +26,6 @@ from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 from twostream.fusion.scores import Scores, log_softmax
 from twostream.fusion.weights import (
-    PLAUSIBLE,
     Validation,
     calibrate,
     choose_weights,
@@ -32,6 +33,7 @@ from twostream.fusion.weights import (
     fit_temperatures,
     nine_digits,
     try_weights,
+    useful_streams,
     validation_of,
     weight_grid,
 )
@@ -162,8 +164,10 @@ def read_fusion(path: str | Path) -> Fusion:
         raise UserError(f"{path}: not a usable fusion ({reason(error)}); run `dvc repro` to make it again") from None
 
 
-def fit_fusion(method: str, streams: dict[str, Scores], *, step: float, c: float, seed: int) -> Fusion:
-    """Fit a fusion of all `streams` on their `val` clips; their `test` clips are never used.
+def fit_fusion(
+    method: str, streams: dict[str, Scores], *, step: float, c: float, seed: int, proven: Sequence[str] = ()
+) -> Fusion:
+    """Fit a fusion of all `streams` on the clips of :func:`weights.validation_of`; `test` clips are never used.
 
     Too little validation for the method (fewer than 2 clips, for `svm` also fewer than 2 classes) gives `average` and
     prints a line.
@@ -174,11 +178,12 @@ def fit_fusion(method: str, streams: dict[str, Scores], *, step: float, c: float
         step: grid of the weights of `weighted`.
         c: inverse strength of the L2 penalty of `logreg` and `svm`.
         seed: of the SVM's coordinate descent.
+        proven: streams to which `weighted` must give a weight, see :func:`weights.proven_streams`.
     """
     val = validation_of(streams)
     fits = {
         "average": lambda: _fit_average(val),
-        "weighted": lambda: _fit_weighted(val, step),
+        "weighted": lambda: _fit_weighted(val, step, proven),
         "logreg": lambda: _fit_logreg(val, c),
         "svm": lambda: _fit_svm(val, c, seed),
     }
@@ -193,14 +198,15 @@ def _fit_average(val: Validation) -> Fusion:
     return Fusion("average", val.streams, val.classes, np.ones(len(val.streams)), _even_weights(val))
 
 
-def _fit_weighted(val: Validation, step: float) -> Fusion:
-    temperature, log_likelihood = fit_temperatures(val)
-    # A stream that does not beat a uniform guess by a plausible difference has weight 0.
-    uniform = -len(val.label) * math.log(len(val.classes))
-    useful = np.flatnonzero(log_likelihood - uniform > PLAUSIBLE)
+def _fit_weighted(val: Validation, step: float, proven: Sequence[str]) -> Fusion:
+    temperature, _ = fit_temperatures(val)
+    # A stream that does not beat a uniform guess has weight 0, and one that is known to beat it has another weight.
+    known = [val.streams.index(name) for name in proven]
+    useful = np.union1d(useful_streams(val), known).astype(int)
     if not useful.size:
         useful = np.arange(len(val.streams))
     candidates = np.vstack([np.full(len(useful), 1 / len(useful)), weight_grid(len(useful), step)])
+    candidates = candidates[(candidates[:, np.isin(useful, known)] > 0).all(axis=1)]
     grid = np.zeros((len(candidates), len(val.streams)))
     grid[:, useful] = candidates
     right, log_likelihood, scales = try_weights(calibrate(val.logits, temperature), val.label, grid)

@@ -49,6 +49,26 @@ def validation_of(streams: dict[str, Scores]) -> Validation:
     return Validation(tuple(val), tuple(first.classes.tolist()), first.label[order], logits)
 
 
+def proven_streams(streams: dict[str, Scores]) -> list[str]:
+    """Return the streams that beat a uniform guess out of fold on all training clips, where not all streams have such.
+
+    Then the fusion has the validation clips alone, and on thirty clips a stream that is good can look useless.
+
+    Args:
+        streams: before :func:`twostream.fusion.scores.align`, which drops the training clips that only some have.
+    """
+    with_training = [name for name, scores in streams.items() if "train" in scores.subset]
+    if len(with_training) == len(streams):
+        return []
+    return [name for name in with_training if useful_streams(validation_of({name: streams[name]})).size]
+
+
+def useful_streams(val: Validation) -> np.ndarray:
+    """Return the indices of the streams that beat a uniform guess by a plausible difference."""
+    uniform = -len(val.label) * math.log(len(val.classes))
+    return np.flatnonzero(fit_temperatures(val)[1] - uniform > PLAUSIBLE)
+
+
 def fit_temperatures(val: Validation) -> tuple[np.ndarray, np.ndarray]:
     """Return each stream's temperature [K] and its log-likelihood of the labels at that temperature [K], in nats."""
     fits = [fit_inverse_temperature(logits, val.label) for logits in val.logits]
