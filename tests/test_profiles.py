@@ -55,7 +55,7 @@ def test_every_value_of_a_written_profile_says_what_it_does(name):
 
 def test_comments_of_a_profile_replace_those_of_the_base_and_sections_stay_apart():
     text = profile_text("folder")
-    assert "# RGB frames in segments;" in text and "# ResNet-50 on RGB frames" not in text
+    assert "# a linear classifier on a frozen network" in text and "# ResNet-50 on RGB frames" not in text
     assert "\n\nscore:\n" in text and "\n\n\n" not in text
 
 
@@ -103,7 +103,7 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(folder, setting, words):
 
 
 def test_an_unknown_profile_is_one_line_that_lists_the_profiles():
-    with pytest.raises(UserError, match="no profile 'hmdb'; choose from demo, folder, hmdb51"):
+    with pytest.raises(UserError, match="no profile 'hmdb'; choose from demo, folder, folder-quick, hmdb51"):
         load_profile("hmdb")
 
 

@@ -20,6 +20,8 @@ from twostream.views.difference import opener
 from twostream.views.examples import Example
 from twostream.views.loading import ScoringViews, make_loader, normalise
 
+_VIEWS_AT_ONCE = 16  # bounds memory whatever the number of views
+
 
 @torch.inference_mode()
 def compute_features(
@@ -50,8 +52,10 @@ def compute_features(
         for number, (batch, _) in enumerate(make_loader(views, batch_size, workers)):
             clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
             with mixed_precision(device), memory_as_user_error("set runtime.accelerator to cpu"):
-                model(normalise(batch.flatten(0, 1).to(device, non_blocking=True), **normalisation))
-            entered = inputs.pop()
+                for part in batch.flatten(0, 1).split(_VIEWS_AT_ONCE):
+                    model(normalise(part.to(device, non_blocking=True), **normalisation))
+            entered = torch.cat(inputs)
+            inputs.clear()
             features = entered.flatten(1, -2).mean(1) if isinstance(layer, nn.Linear) and entered.ndim > 2 else entered
             features = features.flatten(2).mean(2) if features.ndim > 2 else features  # [B*V, F]
             if number == 0 and device.type == "cpu":
