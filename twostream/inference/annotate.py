@@ -152,7 +152,7 @@ def _write(path: Path, images: Iterator[np.ndarray], times: np.ndarray, progress
     """Encode images, each shown at its time in seconds."""
     shown = None if progress else True
     bar = tqdm(total=len(times), desc="annotate", unit="frame", delay=2, leave=False, disable=shown)
-    rate = Fraction((len(times) - 1) / max(float(times[-1]), 1e-3)).limit_denominator(1001)
+    rate = Fraction((len(times) - 1) / max(float(times[-1]), 1e-3)).limit_denominator(1001) or Fraction(1, 1001)
     with bar, av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "faster"})
         stream.pix_fmt = "yuv420p"

@@ -4,7 +4,7 @@ from standin import StandIn
 
 from twostream.errors import UserError
 from twostream.inference.serve.jobs import Cancelled, Job
-from twostream.inference.serve.prediction import describe, make_work, measure
+from twostream.inference.serve.prediction import count_packets, describe, make_work
 
 
 def job_of(tmp_path, video, every=None):
@@ -47,24 +47,27 @@ def test_a_cancelled_job_ends_at_the_next_frame(tmp_path):
 
 
 def test_packets_are_counted_without_decoding(tmp_path):
-    assert measure(write_video(tmp_path / "a.mp4", moving_texture(37)), 10) == (37, "")
-    assert measure(write_video(tmp_path / "a.avi", moving_texture(12), codec="mjpeg"), 10) == (12, "")
+    assert count_packets(write_video(tmp_path / "a.mp4", moving_texture(37)), 10) == 37
+    assert count_packets(write_video(tmp_path / "a.avi", moving_texture(12), codec="mjpeg"), 10) == 12
 
 
 @pytest.mark.parametrize("ending", ["mkv", "avi"])
 def test_a_video_that_is_cut_short_is_taken_with_a_warning(tmp_path, ending):
     whole = write_video(tmp_path / f"a.{ending}", moving_texture(100)).read_bytes()
     (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) * 2 // 3])
-    packets, warning = measure(tmp_path / f"cut.{ending}", 10)
-    assert 2 < packets < 80 and warning == f"The file is cut short: it holds about {packets} % of the video."
+    job = job_of(tmp_path, tmp_path / f"cut.{ending}")
+    make_work(StandIn(), 60)(job)
+    frames = job.result["frames"]
+    assert 2 < frames < 80
+    assert job.result["warning"].startswith(f"Cut short: {frames} of about 10")
 
 
 def test_a_long_video_is_refused_by_its_header_and_by_its_packets(tmp_path):
     long = write_video(tmp_path / "a.mkv", moving_texture(100))  # 4 s
-    assert measure(long, 4.0)[0] == 100
+    assert count_packets(long, 4.0) == 100
     for limit in (3.5, 1.0):  # within and beyond the second of grace that headers have
         with pytest.raises(UserError, match=f"longer than {limit:g} seconds"):
-            measure(long, limit)
+            count_packets(long, limit)
 
 
 def test_a_file_without_video_is_refused_in_one_line(tmp_path):
@@ -72,7 +75,7 @@ def test_a_file_without_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 40)
     for path in (tmp_path / "text", tmp_path / "noise", write_audio(tmp_path / "sound.mkv")):
         with pytest.raises(UserError, match="video") as caught:
-            measure(path, 10)
+            count_packets(path, 10)
         assert str(path) not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -89,13 +92,13 @@ def test_a_list_that_names_other_files_is_no_video(tmp_path, playlist):
     write_video(tmp_path / "secret.ts", moving_texture(20))
     (tmp_path / "list").write_text(playlist.format(video="secret.ts"))
     with pytest.raises(UserError, match="not a video that can be read"):
-        measure(tmp_path / "list", 10)
+        count_packets(tmp_path / "list", 10)
 
 
 def test_a_video_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("twostream.inference.serve.prediction.MOST_PIXELS", 48 * 64 - 1)
     with pytest.raises(UserError, match="64x48 pixels, more than this page takes"):
-        measure(write_video(tmp_path / "a.mp4", moving_texture(5)), 10)
+        count_packets(write_video(tmp_path / "a.mp4", moving_texture(5)), 10)
 
 
 def test_measuring_can_be_cancelled(tmp_path):
@@ -103,7 +106,7 @@ def test_measuring_can_be_cancelled(tmp_path):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        measure(write_video(tmp_path / "a.mp4", moving_texture(5)), 10, check)
+        count_packets(write_video(tmp_path / "a.mp4", moving_texture(5)), 10, check)
 
 
 def test_each_stream_has_the_colour_that_the_report_gives_it():

@@ -14,19 +14,14 @@ from twostream.inference.serve.jobs import Job
 from twostream.inference.serve.playback import Playback
 from twostream.report.charts import stream_tokens
 from twostream.report.text import visible
-from twostream.video.probe import MAX_LOST
+from twostream.video import VideoError, open_video
+from twostream.video.probe import probe
 
 if TYPE_CHECKING:
     from twostream.inference.predict import Predictor
 
 MOST_PIXELS = 4096 * 2304
 _MOST_RATE = 240  # frames per second: time stamps can lie, the number of packets cannot
-# FFmpeg's names of containers that hold their video themselves. A playlist (HLS, DASH, concat, SDP) would make it open
-# whatever file or address the playlist names.
-_FORMATS = (
-    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,webm,wtv,"
-    "yuv4mpegpipe"
-)
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
@@ -40,8 +35,9 @@ def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]
     """Return the work of `jobs.Jobs`: predict with this predictor, refuse videos longer than `max_seconds`."""
 
     def work(job: Job) -> None:
-        packets, warning = measure(job.upload, max_seconds, job.check)
+        packets = count_packets(job.upload, max_seconds, job.check)
         job.state = "running"
+        warning = probe(job.upload).reason
         frames = 0
         with Playback(job.playback) as playback:
 
@@ -65,7 +61,7 @@ def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]
             "seconds": job.windows[-1]["end"],
             "frames": frames,
             "full_colour_px": playback.full_colour_px,
-            "warning": warning,
+            "warning": f"{warning[0].upper()}{warning[1:]}." if warning else "",
         }
 
     return work
@@ -75,8 +71,8 @@ def _rounded(probabilities: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {name: [round(float(value), 4) for value in values] for name, values in probabilities.items()}
 
 
-def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Return the number of a video's packets (about that of its frames) and a warning, or ""; nothing is decoded.
+def count_packets(path: Path, max_seconds: float, check: Callable[[], None] = lambda: None) -> int:
+    """Return the number of a video's packets, about that of its frames; nothing is decoded.
 
     Args:
         path: the file.
@@ -86,22 +82,18 @@ def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: 
     Raises:
         UserError: no video, or one that is too long or too large.
     """
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     too_long = UserError(f"The video is longer than {max_seconds:g} seconds, the limit of this page.")
     try:
-        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UserError("There is no video in this file.")
-            stream = container.streams.video[0]
-            width, height = stream.codec_context.width, stream.codec_context.height
+        with open_video(path) as video:
+            track = video.track
+            width, height = track.codec_context.width, track.codec_context.height
             if width * height > MOST_PIXELS:
                 raise UserError(f"The video is {width}x{height} pixels, more than this page takes.")
-            duration = (container.duration or 0) / av.time_base
-            if duration > max_seconds + 1:
+            if (video.container.duration or 0) / av.time_base > max_seconds + 1:
                 raise too_long
-            first = stream.start_time or 0
+            first = track.start_time or 0
             count, last = 0, 0.0
-            for packet in container.demux(stream):
+            for packet in video.container.demux(track):
                 check()
                 if not packet.size:
                     continue
@@ -110,12 +102,7 @@ def measure(path: Path, max_seconds: float, check: Callable[[], None] = lambda: 
                     last = max(last, float((packet.pts - first) * packet.time_base))
                 if last > max_seconds or count > max_seconds * _MOST_RATE:
                     raise too_long
-            complete = 1.0
-            if stream.frames:
-                complete = count / stream.frames
-            elif duration and count > 1:
-                complete = last * count / (count - 1) / duration
-    except av.error.FFmpegError as error:
-        raise UserError(f"This file is not a video that can be read ({reason(error)}).") from None
-    cut = f"The file is cut short: it holds about {100 * complete:.0f} % of the video."
-    return count, cut if complete < 1 - MAX_LOST else ""
+    except (VideoError, av.error.FFmpegError) as error:
+        why = reason(error).removeprefix("not a video that can be opened: ")
+        raise UserError(f"This file is not a video that can be read ({why}).") from None
+    return count
