@@ -21,7 +21,7 @@ USUAL_FPS = 25.0  # of a stream that gives no frame rate
 # A step back of more than this, or in a transport stream a jump ahead of more than that, starts another recording
 # (`ffmpeg` has the same limits).
 _BACK_S, _AHEAD_S = 0.1, 10.0
-_TRAILER = 8192  # bytes that may follow the last packet: an index, or padding
+_TRAILER = 4096  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
 _DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
 
@@ -94,7 +94,6 @@ class Clock:
         self._decoded: float | None = None  # when the packet before is decoded
         self._offsets = [0.0]  # from time stamps to seconds, of the recording before and of this one
         self._time: float | None = None
-        self.restarts = 0
 
     def watch(self, packet: av.Packet) -> None:
         """Notice in a packet of the track whether another recording starts."""
@@ -105,7 +104,6 @@ class Clock:
         if before is not None and not -_BACK_S <= self._decoded - before <= self._ahead:
             last = self._offsets[-1]
             self._offsets = [last, last + before + self._step - self._decoded]
-            self.restarts += 1
 
     def __call__(self, stamp: float | None) -> float:
         """Return the time of the next frame."""
@@ -197,19 +195,18 @@ class _Record:
         gap = sum(steps[i] - step for i in gaps if ((marks > i - _DELAY) & (marks <= i + 2)).any())
         if 0 in self.marks and not self._is_broadcast and self.stamps[0] is not None:
             gap += max(self.stamps[0] - self.first, 0.0)
-        tail = self._tail(step) if not self.clock.restarts else 0.0
+        tail = self._tail(float(times[-1]), step)
         return max(round((gap + tail) / step), len(self.failures)), tail > gap
 
-    def _tail(self, step: float) -> float:
-        """Return the seconds from the end of the last frame to the end that the header declares."""
-        last = self.stamps[-1]
-        if last is None:
+    def _tail(self, time: float, step: float) -> float:
+        """Return the seconds from the end of the last frame, which is shown at `time`, to the end of the video."""
+        if self.stamps[0] is None:
             return 0.0
+        last = self.stamps[0] + time
         is_fragmented = self._packets[self._track] > self._listed
         if self.duration <= 0 or self._is_broadcast or is_fragmented:  # no header declares a duration
             rest = self._size - self._read if self._read else 0
-            covered = last - min(self.first, last)
-            return rest / self._read * covered if rest > max(MAX_LOST * self._size, _TRAILER) else 0.0
+            return rest / self._read * time if rest > max(MAX_LOST * self._size, _TRAILER) else 0.0
         # A duration counts from 0 or from the first packet, by the container. Where it can be either, the loss is the
         # smaller one.
         first = min(self.first, last)
