@@ -166,3 +166,24 @@ def test_a_small_damage_does_not_cost_the_clip(sound_files, name):
     found = probe(damaged(sound_files / name, "noise", 0.6, 0.61))
     assert found.readable, found.reason
     assert found.frames >= 64
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg", "libx264"])
+def test_frames_of_noise_are_unreadable(tmp_path, codec):
+    """Headers and sizes of all packets are sound, as in a file that was encrypted by an unknown program."""
+    pixel_format, flags = ("yuvj420p", (2, 2)) if codec == "mjpeg" else ("yuv420p", (0, 2))
+    path = encode(tmp_path / "a.mkv", codec, texture(), pixel_format, flags=flags)
+    noise, target = np.random.default_rng(0), tmp_path / "noise.mkv"
+    with av.open(str(path)) as given, av.open(str(target), "w") as copy:
+        stream = copy.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                data = np.frombuffer(bytes(packet), np.uint8).copy()
+                data[12:] = noise.integers(0, 256, len(data) - 12)
+                changed = av.Packet(data.tobytes())
+                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+                changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+                copy.mux(changed)
+    found = probe(target)
+    assert not found.readable
+    assert found.reason.startswith(("damaged", "cut short", "no frame"))
