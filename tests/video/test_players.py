@@ -174,6 +174,19 @@ def test_null_frames_lose_nothing(tmp_path, apart):
     assert_as_ffmpeg(path)
 
 
+def test_null_frames_at_the_end_lose_nothing(tmp_path):
+    path = encode(tmp_path / "a.avi", "mpeg4", texture(31), rate=30, times=[*range(30), 89])
+    data = bytearray(path.read_bytes())
+    index = data.rindex(b"idx1")
+    last = data.rindex(b"00dc", 0, index)
+    data[last : last + 4] = b"JUNK"  # the frame at 89, so that the null frames before it are the end
+    entry = data.rindex(b"00dc")
+    data[entry + 12 : entry + 16] = bytes(4)
+    path.write_bytes(data)
+    found = probe(path)
+    assert (found.frames, found.readable, found.reason) == (30, True, "")
+
+
 @pytest.mark.parametrize("kind", ["mpeg4 a.mkv", "libx264 a.mp4", "mpeg2video a.ts", "flv a.flv"])
 def test_a_variable_frame_rate_keeps_every_frame_and_its_time(tmp_path, kind):
     codec, name = kind.split()

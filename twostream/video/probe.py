@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,6 +133,7 @@ class _Record:
 
     def __init__(self, video: Video):
         track, container = video.track, video.container
+        self._container = container
         self.clock = Clock(video)
         self.stamps: list[float | None] = []
         self.failures: list[str] = []
@@ -218,7 +220,19 @@ class _Record:
         reached = self.end - shift >= self.duration - max(step, 0.05 * self.duration)
         if reached and not any(mark > len(self.stamps) - _DELAY for mark in self.marks):
             return 0.0  # the rest of the file is there: the video ends before the sound, or its last frame stands still
+        if not self.marks and self._is_whole_avi():
+            return 0.0
         return max(self.duration - (last - shift + step), 0.0)
+
+    def _is_whole_avi(self) -> bool:
+        """Return whether the file is an AVI as long as its header says: it ends with null frames, which are skipped."""
+        if self._container.format.name != "avi":
+            return False
+        with contextlib.suppress(OSError), open(self._container.name.removeprefix("file:"), "rb") as file:
+            whole = 8 + int.from_bytes(file.read(8)[4:], "little")
+            unread = self._size - self._read
+            return whole <= self._size <= whole + _TRAILER and unread <= max(MAX_LOST * self._size, _TRAILER)
+        return False
 
 
 def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
