@@ -5,6 +5,7 @@ import av
 import numpy as np
 import pytest
 from helpers import moving_texture, write_video
+from odd_videos import encode
 from random_models import CLASSES, make_models
 
 from twostream.errors import UserError
@@ -35,6 +36,14 @@ def test_the_copy_is_h264_enlarged_and_as_long_as_the_video(predictor, tmp_path)
     found, times = survey(out)
     assert found.frames == 12 and times == pytest.approx(np.arange(12) / 10, abs=1e-3)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_copy_has_the_shape_that_players_show(predictor, tmp_path):
+    path = encode(tmp_path / "a.mp4", "libx264", moving_texture(4, height=360, width=450), aspect=Fraction(64, 45))
+    annotate(predictor, predictor.predict(path), tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.sample_aspect_ratio or 1) == (640, 360, 1)
 
 
 def test_pixels_outside_of_the_drawings_are_those_of_the_video(predictor, tmp_path):

@@ -129,6 +129,7 @@ class Video:
         aspect = float(self.track.sample_aspect_ratio or 1)
         stretch = max(aspect, 1 / aspect)
         self._aspect = aspect if _LEAST_STRETCH <= stretch <= _MOST_STRETCH else 1.0
+        self._is_started = False
         self._turned: tuple[bool, bool, bool] | None = None
         self._reformatter = VideoReformatter()  # keeps the conversion context between frames
 
@@ -161,8 +162,10 @@ class Video:
         # An empty packet repeats the frame before; the one at the end, which has no time, gets the last frames out.
         if packet.stream is not self.track or (not packet.size and packet.dts is not None):
             return [], ""
-        if packet.has_sidedata("encryption_info"):
-            raise VideoError("encrypted: decrypt it first")
+        if not self._is_started:  # once: PyAV takes long to answer
+            self._is_started = True
+            if packet.has_sidedata("encryption_info"):
+                raise VideoError("encrypted: decrypt it first")
         return self._decoded(packet)
 
     def _decoded(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,7 +143,7 @@ class _Record:
         self._listed = track.frames if container.format.name.startswith("mov") else np.inf  # in the header
         self._ticks = {one.index: float(one.time_base or 0) for one in container.streams}
         self._track = track.index
-        self._packets: Counter[int] = Counter()  # of each track
+        self._packets = self._of_track = 0  # number of all packets, and of those of the track
         self._packed = self._read = 0  # bytes of the packets, and where the last one ends in the file
         self._size = container.size
         self._logged = av.logging.get_last_error()[0]
@@ -166,6 +165,7 @@ class _Record:
         if packet is None:
             return
         if packet.stream_index == self._track:
+            self._of_track += 1
             self.clock.watch(packet)
         if packet.pts is None or packet.is_discard:
             return
@@ -179,11 +179,10 @@ class _Record:
         """Return whether the file has far more bytes before this packet than others need for their headers."""
         if packet.pos is None or not packet.size:
             return False
-        mean = self._packed / max(self._packets.total(), 1)
-        skips = mean > 0 and packet.pos - self._read > _HOLE * mean
+        skips = self._packets > 0 and packet.pos - self._read > _HOLE * self._packed / self._packets
         self._read = max(self._read, packet.pos + packet.size)
         self._packed += packet.size
-        self._packets[packet.stream_index] += 1
+        self._packets += 1
         return skips
 
     def lost(self, times: np.ndarray) -> tuple[int, bool]:
@@ -209,7 +208,7 @@ class _Record:
         if self.stamps[0] is None:
             return 0.0
         last = self.stamps[0] + time
-        is_fragmented = self._packets[self._track] > self._listed
+        is_fragmented = self._of_track > self._listed + 1  # one packet at the end is empty
         if self.duration <= 0 or self._is_broadcast or is_fragmented:  # no header declares a duration
             rest = self._size - self._read if self._read else 0
             return rest / self._read * time if rest > max(MAX_LOST * self._size, _TRAILER) else 0.0
