@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from twostream.core import cluster
 from twostream.core.cache import FileCache
 from twostream.core.parallel import exit_with_parent
 from twostream.errors import UserError
@@ -32,12 +33,15 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     )
     for name in arguments:
         parser.add_argument(f"--{name}", required=True)
-    args = parser.parse_args()
+    where = f"spread the clips over a Dask cluster: its scheduler's address, or file (${cluster.VARIABLE})"
+    parser.add_argument("--cluster", metavar="SCHEDULER", default=cluster.scheduler(), help=where)
+    args = vars(parser.parse_args())
+    os.environ[cluster.VARIABLE] = args.pop("cluster")
     if "DVC_ROOT" in os.environ:  # started by DVC: a killed `dvc repro` must not leave a writer behind
         exit_with_parent()
     _stop_on_signals()
     try:
-        stage(load_params(), **vars(args))
+        stage(load_params(), **args)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)

@@ -120,7 +120,8 @@ def extract_flow(
         with message_if_slow(f"starting {settings.method} on the GPU"):
             solver = cast(BatchSolver, make_solver(settings, device))
         with FlowServer(solver, settings.bound) as server:
-            return list(run(functools.partial(extract_flow_clip_gpu, job, server.address), missing))
+            work = functools.partial(extract_flow_clip_gpu, job, server.address)
+            return list(run(work, missing, here=True))  # the server's address is one of this machine
 
     return extract(clips, videos, out, flow_job(settings, cache), workers, extract_all)
 

@@ -1,4 +1,4 @@
-"""Spread work over the processes of this machine, with a progress bar."""
+"""Spread work over the processes of this machine, or of a Dask cluster, with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from twostream.core import cluster
 from twostream.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,18 +23,27 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def unordered(work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str) -> Iterator[Result]:
+def unordered(
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, what: str, here: bool = False
+) -> Iterator[Result]:
     """Yield `work(item)` for all items in the order in which they finish, with a progress bar of clips.
 
     Args:
         work: a picklable function; an exception in it ends the whole run.
         items: start with the largest, so that the last ones end at about the same time.
-        workers: number of processes; 0: one per core.
+        workers: number of processes; 0: one per core. A cluster has its own number.
         what: name of the bar.
+        here: stay on this machine even if there is a cluster.
 
     Raises:
-        UserError: a worker process was killed.
+        UserError: a worker process was killed; or as `cluster.spread`.
     """
+    if items and not here and cluster.scheduler():
+        with progress(len(items), f"{what} (cluster)", "clip") as bar:
+            for result in cluster.spread(work, items, what):
+                bar.update()
+                yield result
+        return
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
