@@ -64,9 +64,9 @@ def scheduler(tmp_path, monkeypatch):
         yield file
 
 
-def worker(scheduler: Path, folder: Path):
+def worker(scheduler: Path, folder: Path, **environment: str):
     arguments = ["--scheduler-file", str(scheduler), "--nthreads", "1", "--no-dashboard", "--no-nanny"]
-    return dask("dask_worker", *arguments, folder=folder)
+    return dask("dask_worker", *arguments, folder=folder, **environment)
 
 
 def test_every_item_is_done_once_on_several_workers_in_this_folder(scheduler, tmp_path):
@@ -105,6 +105,18 @@ def test_a_worker_that_does_not_see_the_folder_is_named(scheduler, tmp_path, mon
     monkeypatch.setattr(Path, "touch", lambda self: None)  # as if the file were on this machine alone
     monkeypatch.setattr(Path, "unlink", lambda self: None)
     with worker(scheduler, tmp_path), pytest.raises(UserError, match=re.escape(f"does not see the folder {tmp_path}")):
+        list(unordered(slow_square, [1], workers=1, what="test"))
+
+
+@pytest.mark.parametrize("content", ["", "raise ImportError('old')"])
+def test_a_worker_with_other_code_is_named(scheduler, tmp_path, content):
+    (tmp_path / "twostream/core").mkdir(parents=True)
+    for name in ("__init__", "core/__init__", "core/cluster", "errors"):
+        (tmp_path / f"twostream/{name}.py").write_text(content)
+    with (
+        worker(scheduler, tmp_path, PYTHONPATH=str(tmp_path)),
+        pytest.raises(UserError, match="does not have this ver"),
+    ):
         list(unordered(slow_square, [1], workers=1, what="test"))
 
 

@@ -81,15 +81,19 @@ def _check_workers(client: Client) -> None:
     mark = Path(f".twostream-{secrets.token_hex(8)}")
     mark.touch()
     try:
-        seen = client.run(_look, os.getcwd(), mark.name)
+        seen = client.run(_look, os.getcwd(), mark.name, on_error="return")
     finally:
         mark.unlink()
     code = _look(os.getcwd(), "")[1]
-    for worker, (sees, its_code) in seen.items():
-        if not sees:
+    for worker, found in seen.items():
+        if isinstance(found, BaseException) or found[1] != code:
+            why = f" ({reason(found)})" if isinstance(found, BaseException) else ""
+            raise UserError(
+                f"{VARIABLE}: worker {worker} does not have this version of twostream{why}; start it in the "
+                "environment of this project"
+            )
+        if not found[0]:
             raise UserError(f"{VARIABLE}: worker {worker} does not see the folder {os.getcwd()}; mount it there too")
-        if its_code != code:
-            raise UserError(f"{VARIABLE}: worker {worker} runs another version of twostream; start it in this project")
 
 
 def _look(folder: str, mark: str) -> tuple[bool, str]:
