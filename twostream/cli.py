@@ -302,7 +302,7 @@ def _predict_file(predictor: Predictor, path: Path, name: str, args: argparse.Na
 
 def _predict_live(predictor: Predictor, source: int | str, args: argparse.Namespace) -> None:
     """Print each window when it ends; an address of a file is predicted as a file."""
-    from twostream.inference.live import fetched
+    from twostream.inference.live import STDIN, fetched
     from twostream.inference.predict import window_dict
 
     with fetched(source) as file:
@@ -310,6 +310,7 @@ def _predict_live(predictor: Predictor, source: int | str, args: argparse.Namesp
             _predict_file(predictor, file, str(source), args)
             return
         key, name = ("camera", f"camera {source}") if isinstance(source, int) else ("video", source)
+        name = "standard input" if source == STDIN else name
         if not args.json:
             print(f"{name}; Ctrl-C ends it", file=sys.stderr)
         with contextlib.suppress(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,20 @@ def test_a_window_comes_before_the_stream_ends(models, piped, tmp_path):
     assert (first.frames, first.start, first.end) == (26, 0.0, 1.0)
     ended.set()
     assert sum(window.frames for window in windows) == 200 - 26
+
+
+def test_ctrl_c_ends_standard_input(monkeypatch, tmp_path):
+    class Stalled(io.BytesIO):
+        def read1(self, size=-1):
+            if not (data := super().read1(size)):
+                raise KeyboardInterrupt
+            return data
+
+    path = encode(tmp_path / "a.ts", "mpeg2video", texture())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Stalled(path.read_bytes())))
+    frames = live_frames("-")
+    with pytest.raises(KeyboardInterrupt):
+        list(frames)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0\0\0\x18ftypisom", 4000 * b"x"])

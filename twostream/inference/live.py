@@ -63,6 +63,8 @@ def live_frames(source: int | str) -> Live:
             video = stack.enter_context(open_video(opened))
             clock = Clock(video)
             for frame in video.decode(watch):
+                if isinstance(opened, _Continued) and opened.is_interrupted:
+                    raise KeyboardInterrupt
                 yield clock(frame.time), {name: video.image(frame, name) for name in ("rgb24", "gray")}
     except VideoError as error:
         raise UserError(f"{source}: {error}; give a video that can be read from its start on") from None
@@ -121,12 +123,17 @@ class _Continued(io.RawIOBase):
 
     def __init__(self, start: bytes, rest: BinaryIO):
         self._start, self._rest = io.BytesIO(start), rest
+        self.is_interrupted = False
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        return self._start.read(size) or self._rest.read1(size)  # type: ignore[attr-defined]
+        try:
+            return self._start.read(size) or self._rest.read1(size)  # type: ignore[attr-defined]
+        except KeyboardInterrupt:  # PyAV would print it and go on
+            self.is_interrupted = True
+            return b""
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ NETWORK = (
 _FORMATS = (
     "3gp,amv,asf,av1,avi,avs,cavsvideo,dhav,dirac,dv,dxa,flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,lxf,m4v,"
     "matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mtv,mxf,nsv,nut,nuv,obu,ogg,pva,rm,smk,swf,vc1,vc1test,vvc,wtv,"
-    "yuv4mpegpipe"
+    "yuv4mpegpipe,"
+    "aac,flac,mp3,wav"  # so that the reason says that there is no video
 )
 _FILE = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 # A playlist from the network may name more addresses, but no files of this machine.
