@@ -90,6 +90,14 @@ def test_colours_follow_the_range_and_the_matrix_of_the_file(tmp_path, codec, pi
     assert_as_ffmpeg(path)
 
 
+def test_colours_follow_flags_that_change_midway(tmp_path):
+    parts = [encode(tmp_path / f"{flags}.m2v", "mpeg2video", texture(3), flags=(0, flags)) for flags in (BT709, 5)]
+    path = tmp_path / "joined.m2v"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = [frame for part in parts for frame in read_frames(part)]
+    assert error(read_frames(path), frames) == 0
+
+
 def test_a_grey_video_is_grey(tmp_path):
     path = encode(tmp_path / "a.mkv", "ffv1", texture(3), "gray")
     colour, grey = next(read_frames(path)), next(read_frames(path, "gray"))

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from io import RawIOBase
 from pathlib import Path
@@ -132,7 +133,8 @@ class Video:
         self._aspect = aspect if _LEAST_STRETCH <= stretch <= _MOST_STRETCH else 1.0
         self._is_started = False
         self._turned: tuple[bool, bool, bool] | None = None
-        self._reformatter = VideoReformatter()  # keeps the conversion context between frames
+        # One per conversion: each keeps the context of its last one.
+        self._reformatters: dict[tuple[str, bool], VideoReformatter] = defaultdict(VideoReformatter)
 
     def decode(self, watch: Watch | None = None) -> Iterator[av.VideoFrame]:
         """Yield the frames in presentation order.
@@ -185,12 +187,30 @@ class Video:
         """Return a frame as it is shown; formats as for :func:`read_frames`."""
         image = _luma(frame) if pixel_format == "gray" else None
         if image is None:
-            image = _convert(self._reformatter, frame, pixel_format)
+            image = self._convert(frame, pixel_format)
         image = resize(image, (max(1, round(frame.width * self._aspect)), frame.height))
         transposed, flip_x, flip_y = self._turns(frame)
         if transposed:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+    def _convert(self, frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+        """Convert a frame with libswscale, by the range and the matrix that the frame is flagged with."""
+        name = frame.format.name
+        is_unusual = name.startswith(_YUV) and (_is_full_range(frame) or frame.colorspace in _MATRICES)
+        convert = self._reformatters[pixel_format, is_unusual].reformat
+        if not is_unusual:
+            return convert(frame, format=pixel_format).to_ndarray()
+        # PyAV ignores both flags unless the two sides differ; BT.601 has two names, so that they always do.
+        target = Colorspace.SMPTE170M if frame.colorspace != Colorspace.SMPTE170M else Colorspace.ITU601
+        return convert(
+            frame,
+            format=pixel_format,
+            src_colorspace=frame.colorspace,
+            dst_colorspace=target,
+            src_color_range=ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG,
+        ).to_ndarray()
 
     def _turns(self, frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         if self._turned is None:  # by the first frame: looking at the data beside every frame takes time
@@ -270,24 +290,6 @@ def _luma(frame: av.VideoFrame) -> np.ndarray | None:
 
 def _is_full_range(frame: av.VideoFrame) -> bool:
     return frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
-
-
-def _convert(reformatter: VideoReformatter, frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
-    """Convert a frame with libswscale, by the range and the matrix that the frame is flagged with."""
-    if frame.format.name.startswith(_YUV) and (_is_full_range(frame) or frame.colorspace in _MATRICES):
-        # PyAV ignores both flags unless the two sides differ; BT.601 has two names, so that they always do.
-        target = Colorspace.SMPTE170M if frame.colorspace != Colorspace.SMPTE170M else Colorspace.ITU601
-        frame = reformatter.reformat(
-            frame,
-            format=pixel_format,
-            src_colorspace=frame.colorspace,
-            dst_colorspace=target,
-            src_color_range=ColorRange.JPEG if _is_full_range(frame) else ColorRange.MPEG,
-            dst_color_range=ColorRange.JPEG,
-        )
-    else:
-        frame = reformatter.reformat(frame, format=pixel_format)
-    return frame.to_ndarray()
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
