@@ -456,7 +456,7 @@ def test_a_stream_that_is_proven_on_the_training_clips_is_not_left_out_for_a_luc
     lucky = knows(label, 2, 1.5, generator)
     lucky[subset == "val"] = 9 * np.eye(2)[label[subset == "val"]]
     streams = {"head": head, "tuned": replaced(scores(label, lucky, 0), subset=subset).take(subset != "train")}
-    assert proven_streams(streams) == ["head"] and proven_streams({"head": head}) == []
-    alone, both = (fit_fusion("weighted", align(streams), **SETTINGS, proven=p) for p in ([], ["head"]))
+    assert list(proven_streams(streams)) == ["head"] and proven_streams({"head": head}) == {}
+    alone, both = (fit_fusion("weighted", align(streams), **SETTINGS, proven=p) for p in ({}, proven_streams(streams)))
     assert alone.weights[0] == 0 and both.weights[0] > 0
     assert accuracy(both.apply(align(streams))) > accuracy(alone.apply(align(streams)))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from helpers import ROOT
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from twostream.clipstore import write_clip
 from twostream.core.cache import FileCache
@@ -128,7 +127,7 @@ def test_the_strength_is_chosen_across_groups_and_the_scaling_is_in_the_weights(
     values = (rng.normal(size=(60, 8)) + labels[:, None] * np.arange(8) / 4).astype(np.float32) * 7 + 3
     head = fit_head(values, labels, groups, 2, balanced=False, seed=0)
     assert head.strength in STRENGTHS
-    scaled = StandardScaler().fit_transform(values)
+    scaled = (values - values.mean(0)) / np.sqrt(values.var(0).mean())
     expected = LogisticRegression(C=head.strength, tol=1e-8).fit(scaled, labels).decision_function(scaled)
     logits = head.logits(values)
     assert np.abs(logits[:, 1] - logits[:, 0] - expected).max() < 0.01 * np.abs(expected).max()
@@ -141,7 +140,7 @@ def test_a_clip_is_not_scored_by_what_was_learnt_from_its_group():
     labels = rng.permutation(np.arange(30) % 2)[groups]
     values = (rng.normal(size=(30, 64))[groups] + 0.01 * rng.normal(size=(120, 64))).astype(np.float32)
     head = fit_head(values, labels, groups, 2, balanced=False, seed=0)
-    assert (head.logits(values).argmax(1) == labels).mean() > 0.95
+    assert (head.logits(values).argmax(1) == labels).mean() > 0.9
     assert (head.out_of_fold.argmax(1) == labels).mean() < 0.75
 
 

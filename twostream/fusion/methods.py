@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,7 +165,13 @@ def read_fusion(path: str | Path) -> Fusion:
 
 
 def fit_fusion(
-    method: str, streams: dict[str, Scores], *, step: float, c: float, seed: int, proven: Sequence[str] = ()
+    method: str,
+    streams: dict[str, Scores],
+    *,
+    step: float,
+    c: float,
+    seed: int,
+    proven: Mapping[str, float] | None = None,
 ) -> Fusion:
     """Fit a fusion of all `streams` on the clips of :func:`weights.validation_of`; `test` clips are never used.
 
@@ -178,12 +184,14 @@ def fit_fusion(
         step: grid of the weights of `weighted`.
         c: inverse strength of the L2 penalty of `logreg` and `svm`.
         seed: of the SVM's coordinate descent.
-        proven: streams to which `weighted` must give a weight, see :func:`weights.proven_streams`.
+        proven: streams to which `weighted` must give a weight, and their temperatures, of
+            :func:`weights.proven_streams`. The validation clips are few compared with the clips that proved them, so
+            weights stay as even as is plausible.
     """
     val = validation_of(streams)
     fits = {
         "average": lambda: _fit_average(val),
-        "weighted": lambda: _fit_weighted(val, step, proven),
+        "weighted": lambda: _fit_weighted(val, step, proven or {}),
         "logreg": lambda: _fit_logreg(val, c),
         "svm": lambda: _fit_svm(val, c, seed),
     }
@@ -198,8 +206,9 @@ def _fit_average(val: Validation) -> Fusion:
     return Fusion("average", val.streams, val.classes, np.ones(len(val.streams)), _even_weights(val))
 
 
-def _fit_weighted(val: Validation, step: float, proven: Sequence[str]) -> Fusion:
+def _fit_weighted(val: Validation, step: float, proven: Mapping[str, float]) -> Fusion:
     temperature, _ = fit_temperatures(val)
+    temperature = np.array([proven.get(name, of) for name, of in zip(val.streams, temperature, strict=True)])
     # A stream that does not beat a uniform guess has weight 0, and one that is known to beat it has another weight.
     known = [val.streams.index(name) for name in proven]
     useful = np.union1d(useful_streams(val), known).astype(int)
@@ -210,7 +219,7 @@ def _fit_weighted(val: Validation, step: float, proven: Sequence[str]) -> Fusion
     grid = np.zeros((len(candidates), len(val.streams)))
     grid[:, useful] = candidates
     right, log_likelihood, scales = try_weights(calibrate(val.logits, temperature), val.label, grid)
-    row = choose_weights(candidates, right, log_likelihood)
+    row = choose_weights(candidates, right, log_likelihood, cautious=bool(known))
     return Fusion("weighted", val.streams, val.classes, temperature, nine_digits(grid[row]), nine_digits(scales)[row])
 
 

@@ -49,18 +49,20 @@ def validation_of(streams: dict[str, Scores]) -> Validation:
     return Validation(tuple(val), tuple(first.classes.tolist()), first.label[order], logits)
 
 
-def proven_streams(streams: dict[str, Scores]) -> list[str]:
-    """Return the streams that beat a uniform guess out of fold on all training clips, where not all streams have such.
+def proven_streams(streams: dict[str, Scores]) -> dict[str, float]:
+    """Return the streams that beat a uniform guess out of fold on all training clips, with their temperatures there.
 
-    Then the fusion has the validation clips alone, and on thirty clips a stream that is good can look useless.
+    Empty where all streams have out-of-fold logits: the fusion is then fitted on these clips anyway. Else it has the
+    validation clips alone, and on thirty clips a stream that is good can look useless.
 
     Args:
         streams: before :func:`twostream.fusion.scores.align`, which drops the training clips that only some have.
     """
     with_training = [name for name, scores in streams.items() if "train" in scores.subset]
     if len(with_training) == len(streams):
-        return []
-    return [name for name in with_training if useful_streams(validation_of({name: streams[name]})).size]
+        return {}
+    fitted = {name: validation_of({name: streams[name]}) for name in with_training}
+    return {name: float(fit_temperatures(val)[0][0]) for name, val in fitted.items() if useful_streams(val).size}
 
 
 def useful_streams(val: Validation) -> np.ndarray:
@@ -123,7 +125,7 @@ def try_weights(
     return right, fits[:, 1], fits[:, 0]
 
 
-def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.ndarray) -> int:
+def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.ndarray, cautious: bool = False) -> int:
     """Return the row of the weight vector to use, of M vectors over K streams that were tried on N validation clips.
 
     The vector of the best validation top-1 overfits: on a hundred clips that accuracy is a plateau with noise on it.
@@ -132,6 +134,7 @@ def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.nd
     Args:
         weights: [M, K], even weights among them.
         right, log_likelihood: of :func:`try_weights`; N >= 1.
+        cautious: take the plausible vector nearest to even weights, which leaves out fewer streams.
     """
     accuracy = right.mean(axis=1)
     best = np.lexsort((-log_likelihood, -accuracy))[0]
@@ -148,6 +151,8 @@ def choose_weights(weights: np.ndarray, right: np.ndarray, log_likelihood: np.nd
     # an even weight, and costs points.
     smallest = np.where(weights > 0, weights, np.inf).min(axis=1)
     subsets = (used < used[even]) & (smallest > weights.max(axis=1) - 1e-9)
+    if cautious:
+        return int(np.where(plausible, distance, np.inf).argmin())
     if plausible[even] and not (log_likelihood[subsets] > log_likelihood[even]).any():
         return even
 

@@ -1,7 +1,9 @@
 """A linear classifier on the features of a frozen network, and its logits for training clips that it has not seen.
 
-Features are standardised and the classifier is a multinomial logistic regression with an L2 penalty. The penalty is
-chosen by cross-validation over the groups of the training clips: no group is on both sides of a fold.
+The classifier is a multinomial logistic regression with an L2 penalty on features that are centred and divided by one
+number, their common scale. Out of fold on 150 real clips that is a point better than a scale per feature, for I3D on
+frames and on flow and for their sum: features that hardly vary stay unimportant. The penalty is chosen by
+cross-validation over the groups of the training clips: no group is on both sides of a fold.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-5, 0.1, 0.5))  # scikit-learn's C
+STRENGTHS = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-4, 1.1, 0.5))  # scikit-learn's C
 FOLDS = 5
 _ABSENT = 10.0  # a class without training clips has logits this much below the lowest bias
 
@@ -96,8 +98,8 @@ def _fit(
     from sklearn.linear_model import LogisticRegression
 
     values = features.astype(np.float64)
-    mean, scale = values.mean(0), values.std(0)
-    scale[scale < 1e-6 * max(1.0, float(scale.max()))] = 1.0  # a feature that never changes
+    mean = values.mean(0)
+    scale = float(np.sqrt(np.square(values - mean).mean())) or 1.0
     # The penalty does not see a rotation, and N clips span N dimensions at most: with 150 clips and 1024 features this
     # takes a twentieth of the time.
     left, lengths, axes = np.linalg.svd((values - mean) / scale, full_matrices=False)
