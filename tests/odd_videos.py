@@ -109,6 +109,27 @@ def _matrix(a: int, b: int, c: int, d: int) -> bytes:
     return b"".join(value.to_bytes(4, "big", signed=True) for value in values)
 
 
+def with_encryption(data: bytes) -> bytes:
+    """Return a Matroska file whose header says that its only track is encrypted (RFC 9559, 5.1.4.1.31)."""
+    method = _element("47e1", b"\5") + _element("47e2", bytes(16))
+    kind = b"".join(_element(name, b"\1") for name in ("5032", "5033")) + _element("5035", method)
+    start = data.rindex(bytes.fromhex("1654ae6b"))
+    size, tracks = _size(data, start + 4)
+    entry_size, entry = _size(data, data.index(b"\xae", tracks) + 1)
+    changed = _element("ae", data[entry : entry + entry_size] + _element("6d80", _element("6240", kind)))
+    return data[:start] + _element("1654ae6b", changed) + data[tracks + size :]
+
+
+def _element(name: str, body: bytes) -> bytes:
+    return bytes.fromhex(name) + (len(body) | 1 << 56).to_bytes(8, "big") + body
+
+
+def _size(data: bytes, at: int) -> tuple[int, int]:
+    """Return the size of an element that is written at `at`, and where its content starts."""
+    length = 9 - data[at].bit_length()
+    return int.from_bytes(data[at : at + length], "big") & (1 << 7 * length) - 1, at + length
+
+
 def damaged(path: Path, kind: str, start: float = 0.35, end: float = 0.75, seed: int = 0) -> Path:
     """Overwrite a part of a file with zeros or random bytes, or cut it out; returns another file."""
     data = bytearray(path.read_bytes())

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 from helpers import moving_texture, write_audio, write_video
-from odd_videos import damaged, encode, texture
+from odd_videos import damaged, encode, texture, with_encryption
 
 from twostream.video import VideoError, read_frames
 from twostream.video.probe import probe
@@ -89,6 +89,12 @@ def test_an_encrypted_video_is_refused(tmp_path, flags):
     assert probe(path).reason == "encrypted: decrypt it first"
     with pytest.raises(VideoError, match="encrypted"):
         list(read_frames(path))
+
+
+def test_an_encrypted_webm_is_refused(tmp_path):
+    path = encode(tmp_path / "a.webm", "libvpx", texture(), container_options={"live": "1"})
+    path.write_bytes(with_encryption(path.read_bytes()))
+    assert probe(path).reason == "encrypted: decrypt it first"
 
 
 @pytest.mark.parametrize(

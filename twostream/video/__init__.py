@@ -167,7 +167,7 @@ class Video:
             return [], ""
         if not self._is_started:  # once: PyAV takes long to answer
             self._is_started = True
-            if packet.has_sidedata("encryption_info"):
+            if packet.has_sidedata("encryption_info") or "enc_key_id" in self.track.metadata:  # of MP4, of Matroska
                 raise VideoError("encrypted: decrypt it first")
         return self._decoded(packet)
 
