@@ -232,23 +232,35 @@ def test_time_goes_on_where_the_time_stamps_of_a_transmission_jump(tmp_path):
     np.testing.assert_allclose(np.diff(found), 0.04, atol=0.01)
 
 
-@pytest.mark.parametrize("large", [0, 1])
-def test_the_largest_track_is_read(tmp_path, large):
-    path = tmp_path / "a.mkv"
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "avi", "ts"])
+@pytest.mark.parametrize("sizes", [(32, 64), (64, 32)])
+def test_the_best_track_is_read(tmp_path, sizes, ending):
+    path = write_tracks(tmp_path / f"a.{ending}", sizes)
+    wanted = sizes[0] if ending == "mp4" else 64  # whose muxer flags the first track alone as default
+    found = probe(path)
+    assert (found.frames, found.width, found.height) == (5, wanted, wanted)
+    assert_as_ffmpeg(path)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_preview_that_is_too_small_is_not_read(tmp_path, ending):
+    found = probe(write_tracks(tmp_path / f"a.{ending}", (8, 64)))
+    assert (found.frames, found.width, found.height) == (5, 64, 64)
+
+
+def write_tracks(path, sizes):
     with av.open(str(path), "w") as container:
-        for index in range(2):
-            stream = container.add_stream("ffv1", rate=25)
-            stream.width, stream.height, stream.pix_fmt = (64, 48, "yuv420p") if index == large else (8, 8, "yuv420p")
+        for side in sizes:
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
         for time, image in enumerate(texture(5)):
             for stream in container.streams.video:
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
-                    stream.width, stream.height, "yuv420p"
-                )
+                frame = av.VideoFrame.from_ndarray(image).reformat(stream.width, stream.height, "yuv420p")
                 frame.pts = time
                 container.mux(stream.encode(frame))
-    found = probe(path)
-    assert (found.frames, found.width, found.height) == (5, 64, 48)
-    assert_as_ffmpeg(path)
+        for stream in container.streams.video:
+            container.mux(stream.encode())
+    return path
 
 
 @pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])

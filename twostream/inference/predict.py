@@ -32,8 +32,8 @@ from twostream.fusion.scores import log_softmax
 from twostream.inference.live import is_live, live_frames
 from twostream.params import Flow, Rgb, Score, load_params
 from twostream.profiles import complete
-from twostream.video import read_frames
-from twostream.video.probe import MIN_SIDE, Probe, survey
+from twostream.video import MIN_SIDE, read_frames
+from twostream.video.probe import Probe, survey
 from twostream.views.sampling import scoring_frames
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from twostream.errors import reason
 
+# Shorter sides leave too few pixels for the networks' crops and the pyramids of optical flow.
+MIN_SIDE = 16
 MAX_PIXELS = 8192 * 4320  # of a frame: a damaged header can announce any size, and frames of that size fill the memory
 # Prefixes of addresses that a user may name on the command line.
 NETWORK = (
@@ -221,6 +223,8 @@ class Video:
 def _best_track(container: av.container.InputContainer) -> av.VideoStream:
     """Return the track that `ffmpeg` chooses: the largest, and one flagged as default before others.
 
+    Tracks that are too small to use, and single images, are taken only where there are no others.
+
     Raises:
         VideoError: there is none that can be decoded.
     """
@@ -232,8 +236,9 @@ def _best_track(container: av.container.InputContainer) -> av.VideoStream:
         raise VideoError(f"no decoder for codec {_codec_name(container, tracks[0])}")
 
     def score(track: av.VideoStream) -> tuple[bool, int]:
-        pixels = track.codec_context.width * track.codec_context.height
-        return track.frames != 1, pixels + _DEFAULT_TRACK * bool(track.disposition & Disposition.default)
+        width, height = track.codec_context.width, track.codec_context.height
+        is_default = bool(track.disposition & Disposition.default)
+        return track.frames != 1 and min(width, height) >= MIN_SIDE, width * height + _DEFAULT_TRACK * is_default
 
     best = max(decodable, key=score)
     width, height = best.codec_context.width, best.codec_context.height

@@ -10,10 +10,8 @@ import av
 import numpy as np
 from av.format import Flags
 
-from twostream.video import Video, VideoError, open_video
+from twostream.video import MIN_SIDE, Video, VideoError, open_video
 
-# Shorter sides leave too few pixels for the networks' crops and the pyramids of optical flow.
-MIN_SIDE = 16
 # Headers of real files are often wrong by one frame (HMDB51), and a broken end should not make a clip unreadable; a
 # loss of more than this fraction of the frames should.
 MAX_LOST = 0.2
