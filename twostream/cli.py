@@ -122,8 +122,10 @@ def _add_check(commands: Any) -> None:
 def _check(args: argparse.Namespace) -> None:
     from twostream.core.workspace import absent_in_experiments
     from twostream.params import load_params
+    from twostream.sources import check_source
 
     params = load_params(args.file)
+    check_source(params.dataset.source)
     streams = ", ".join([*params.train.rgb, *params.train.flow])
     print(f"{args.file}: valid. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
     if warning := absent_in_experiments(params.dataset.source):

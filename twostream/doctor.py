@@ -164,8 +164,12 @@ def _torch(params: Params) -> Check:
 def _source(params: Params) -> Check:
     """Check that the videos are there, without asking the network."""
     from twostream.core.workspace import absent_in_experiments
-    from twostream.sources import is_mirror_list, read_mirrors
+    from twostream.sources import check_source, is_mirror_list, read_mirrors
 
+    try:
+        check_source(params.dataset.source)
+    except UserError as error:
+        return Check("source", "problem", str(error))
     if warning := absent_in_experiments(params.dataset.source):
         return Check("source", "warning", warning)
     paths, remote = [params.dataset.source], []

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from twostream.core.files import locked
+from twostream.core.outputs import overlapping_output
 from twostream.errors import UserError, reason, validation_reason
 from twostream.params import FilePath, Section
 from twostream.sources.archives import is_archive, unpack
@@ -79,6 +80,16 @@ def read_mirrors(path: str | Path) -> MirrorList:
 def is_mirror_list(source: str) -> bool:
     """Return whether `dataset.source` names a list of mirrors, not the files themselves."""
     return source.lower().endswith((".yaml", ".yml"))
+
+
+def check_source(source: str) -> None:
+    """Raise a UserError if `dataset.source`, or a path in its list of mirrors, overlaps with what stages write."""
+    paths = [source]
+    if is_mirror_list(source) and os.path.exists(source):
+        paths = [mirror.path or "" for mirror in (*read_mirrors(source).videos, *read_mirrors(source).annotations)]
+    for path in paths:
+        if problem := overlapping_output(path):
+            raise UserError(problem)
 
 
 @contextmanager
