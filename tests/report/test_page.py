@@ -230,6 +230,18 @@ def test_unusable_and_damaged_clips_are_listed_with_their_reasons(tmp_path, argu
     assert "Damaged clips that are used" in text and "jump/1 ok damaged but used: 2 packets" in text
 
 
+def test_copies_of_a_video_are_listed_with_their_classes_and_subsets(tmp_path, arguments):
+    assert "Clips that show the same video" not in Page(written(tmp_path, arguments)).text
+    clips = arguments["clips"].assign(copy_of="")
+    first, other = clips["clip_id"].iloc[[0, -1]]
+    clips.loc[len(clips) - 1, "copy_of"] = first
+    text = Page(written(tmp_path, {**arguments, "clips": clips})).text
+    classes = dict.fromkeys(clips.set_index("clip_id")["class"][[other, first]])
+    subsets = dict.fromkeys(arguments["splits"][1][[other, first]])
+    shown = [visible(other), visible(first), " and ".join(map(visible, classes)), " and ".join(subsets)]
+    assert " ".join(" ".join(shown).split()) in " ".join(text.split())
+
+
 def test_an_error_lists_every_prediction(tmp_path, arguments):
     text = Page(written(tmp_path, arguments)).text
     shown = visible(HOSTILE)

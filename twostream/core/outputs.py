@@ -22,7 +22,7 @@ _LEFT_BY_FILE_BROWSERS = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
 
 
 def overlapping_output(source: str) -> str:
-    """Return one line if a source of videos lies in what a stage writes, holds it or is linked with it; otherwise ""."""
+    """Return one line if a source lies in what a stage writes, holds it or is linked with it; otherwise ""."""
     if not source or not os.path.exists(source):
         return ""
     for path in (source, *_links(source)):

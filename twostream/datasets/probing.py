@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import av
 import pandas as pd
@@ -14,7 +15,7 @@ from twostream.core.cache import RecordCache, code_digest, key_of
 from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import in_threads, unordered
-from twostream.datasets import get_dataset
+from twostream.datasets import duplicates, get_dataset
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
 from twostream.params import Dataset
@@ -22,6 +23,7 @@ from twostream.video.probe import Probe, probe
 
 _NAMED_IN_ERRORS = 20
 _DECODER = Path(video.__file__).with_name("probe.py")
+_PROBED = [*(field.name for field in fields(Probe)), "fingerprint"]
 
 
 def list_and_probe(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache, workers: int) -> pd.DataFrame:
@@ -39,38 +41,45 @@ def list_and_probe(dataset: Dataset, videos: Path, annotations: Path, cache: Rec
     clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
     if clips["class"].nunique() < 2:
         raise UserError(f"{dataset.source}: at least two classes of clips are needed")
-    clips = probe_clips(clips, videos, cache, workers)
+    # The groups of a published data set stay, since published results use its splits.
+    clips = probe_clips(clips, videos, cache, workers, merge_copies=dataset.name == "folder")
     _check_readable(clips, dataset)
     return clips
 
 
-def probe_clips(clips: pd.DataFrame, videos: Path, cache: RecordCache, workers: int) -> pd.DataFrame:
+def probe_clips(
+    clips: pd.DataFrame, videos: Path, cache: RecordCache, workers: int, merge_copies: bool = False
+) -> pd.DataFrame:
     """Decode every clip whose status is `ok` and return the table with :data:`CLIP_COLUMNS`.
+
+    If clips show the same video, the table also has the column of :func:`twostream.datasets.duplicates.with_copies`.
 
     Args:
         clips: str columns clip_id, path, class, group, status, reason.
         videos: folder that the paths are relative to.
         cache: what decoding found earlier. A file of the same content is not decoded again, if it could be read.
         workers: processes that decode; 0: one per core.
+        merge_copies: whether clips that show the same video share a group.
     """
     present = clips.index[clips["status"] == "ok"]
     paths = [videos / path for path in clips["path"][present]]
     keys = _keys(paths, workers)
     todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in cache}
-    found: dict[str, Probe] = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
         found[key] = probed
-        if probed.readable:  # the cause of an unreadable file may pass, such as missing permission
-            cache.add(key, asdict(probed))
+        if probed["readable"]:  # the cause of an unreadable file may pass, such as missing permission
+            cache.add(key, probed)
     print(f"probe: {len(paths)} clips, {len(todo)} decoded, {len(paths) - len(todo)} from the cache")
-    rows = [found[key] if key in found else Probe(**cache[key]) for key in keys]
-    probed = pd.DataFrame(rows, index=present, columns=[f.name for f in fields(Probe)])
+    probed = pd.DataFrame([found.get(key) or cache[key] for key in keys], index=present, columns=_PROBED)
     probed["status"] = probed["readable"].map({True: "ok", False: "unreadable"})
     table = clips.assign(frames=0, fps=0.0, width=0, height=0)
     # Whole columns at once: one assignment per clip took most of the time of this stage.
     for column in ("frames", "fps", "width", "height", "status", "reason"):
         table.loc[present, column] = probed[column]
-    return table[CLIP_COLUMNS]
+    usable = probed.assign(key=keys)[probed["readable"].astype(bool)]
+    first = duplicates.first_copies(usable) if len(usable) else usable.index
+    return duplicates.with_copies(table[CLIP_COLUMNS], pd.Series(first, usable.index), merge_copies)
 
 
 def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache) -> tuple[int, int]:
@@ -83,7 +92,7 @@ def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: Re
 
 def _keys(paths: list[Path], workers: int) -> list[str]:
     """Return the cache key of each file: its content and what decodes it. Files are read by several threads."""
-    decoder = {"code": code_digest(*import_closure([_DECODER])), "ffmpeg": av.__version__}
+    decoder = {"code": code_digest(*import_closure([_DECODER, Path(duplicates.__file__)])), "ffmpeg": av.__version__}
 
     def key(path: Path) -> str:
         try:
@@ -95,9 +104,11 @@ def _keys(paths: list[Path], workers: int) -> list[str]:
     return in_threads(key, paths, workers=workers, what="probe: cached")
 
 
-def _probe_one(job: tuple[str, Path]) -> tuple[str, Probe]:
+def _probe_one(job: tuple[str, Path]) -> tuple[str, dict[str, Any]]:
     key, path = job
-    return key, probe(path)
+    fingerprint = duplicates.Fingerprint()
+    probed = probe(path, fingerprint.add)
+    return key, {**asdict(probed), "fingerprint": fingerprint.text() if probed.readable else ""}
 
 
 def _check_readable(clips: pd.DataFrame, dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from twostream.datasets import get_dataset
-from twostream.datasets.tables import SUBSETS
+from twostream.datasets.tables import COPIES, SUBSETS
 from twostream.errors import UserError
 from twostream.params import Dataset
 
@@ -39,6 +39,7 @@ def split_clips(dataset: Dataset, clips: pd.DataFrame, annotations: Path, seed: 
         subset = subset.where(readable, "unused")
         if not (subset == "val").any():
             subset = hold_out_validation(subset, clips, number, dataset.val_fraction, seed)
+        _report_copies(subset, clips, number)
         splits[number] = pd.DataFrame({"clip_id": subset.index, "subset": subset.to_numpy()})
         train, val, test, unused = ((subset == name).sum() for name in SUBSETS)
         print(
@@ -46,6 +47,21 @@ def split_clips(dataset: Dataset, clips: pd.DataFrame, annotations: Path, seed: 
             f"{test} test ({100 * test / (train + val + test):.1f} % of all), {unused} unused"
         )
     return splits
+
+
+def _report_copies(subset: pd.Series, clips: pd.DataFrame, n: int) -> None:
+    """Print a line if clips that show the same video are in different subsets."""
+    if COPIES not in clips:
+        return
+    pairs = clips.loc[clips[COPIES] != "", ["clip_id", COPIES]].to_numpy()
+    sides = [(copy, original, subset[copy], subset[original]) for copy, original in pairs]
+    apart = [one for one in sides if one[2] != one[3] and "unused" not in one]
+    if apart:
+        copy, original, here, there = apart[0]
+        print(
+            f"split {n}: {len(apart)} clips show the video of a clip in another subset, such as {copy!r} in {here} and "
+            f"{original!r} in {there}; the split stays as it is"
+        )
 
 
 def hold_out_validation(subset: pd.Series, clips: pd.DataFrame, n: int, fraction: float, seed: int) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 
 CLIP_COLUMNS = ["clip_id", "path", "class", "group", "frames", "fps", "width", "height", "status", "reason"]
+COPIES = "copy_of"  # one more column, only where clips show the same video
 STATUSES = ("ok", "unreadable", "missing")
 SUBSETS = ("train", "val", "test", "unused")
 
@@ -23,7 +25,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_clips(path: str | Path) -> pd.DataFrame:
-    """Read `clips.csv`: one row per clip, columns :data:`CLIP_COLUMNS`.
+    """Read `clips.csv`: one row per clip, columns :data:`CLIP_COLUMNS`, and :data:`COPIES` if there are any.
 
     Text columns are str; frames, width and height int64; fps float64.
 
@@ -53,9 +55,9 @@ def classes_of(clips: pd.DataFrame) -> list[str]:
 def _read(path: str | Path, columns: list[str], types: dict[str, str]) -> pd.DataFrame:
     try:
         # keep_default_na: a class or clip may be called "None" or "NA".
-        table = pd.read_csv(path, dtype={c: types.get(c, "str") for c in columns}, keep_default_na=False, na_values=[])
+        table = pd.read_csv(path, dtype=defaultdict(lambda: "str", types), keep_default_na=False, na_values=[])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); run `dvc repro` to make it again") from None
-    if list(table.columns) != columns:
+    if list(table.columns) not in (columns, [*columns, COPIES]):
         raise UserError(f"{path}: has the columns {', '.join(table.columns)}; expected {', '.join(columns)}")
     return table

@@ -17,7 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from twostream.core.files import atomic_path
-from twostream.datasets.tables import SUBSETS
+from twostream.datasets.tables import COPIES, SUBSETS
 from twostream.flow.color import color_wheel
 from twostream.fusion.evaluation import (
     FUSION,
@@ -102,6 +102,7 @@ def write_report(
             subsets=_subset_table(clips, splits),
             unusable=_clip_table("Clips that cannot be used", clips[clips["status"] != "ok"]),
             damaged=_clip_table("Damaged clips in use", clips[(clips["status"] == "ok") & (clips["reason"] != "")]),
+            copies=_copies_table(clips, splits),
             **_data_content(results.exploration),
             wheel=jpeg_uri(color_wheel(240), quality=92),
             examples=[(example.clip_id, film_strip(example)) for example in examples],
@@ -278,6 +279,18 @@ def _subset_table(clips: pd.DataFrame, splits: dict[int, pd.Series]) -> Table:
 
 def _clip_table(caption: str, clips: pd.DataFrame) -> Table:
     return _table(caption, {"Clip": str, "Status": str, "Reason": str}, clips[["clip_id", "status", "reason"]])
+
+
+def _copies_table(clips: pd.DataFrame, splits: dict[int, pd.Series]) -> Table:
+    head = ("Clip", "Shows the video of", "Classes", *(f"Split {number}" for number in splits))
+    rows = []
+    label = clips.set_index("clip_id")["class"]
+    pairs = clips.loc[clips[COPIES] != "", ["clip_id", COPIES]].to_numpy() if COPIES in clips else ()
+    for clip, first in pairs:
+        classes = dict.fromkeys((label[clip], label[first]))
+        sides = [" and ".join(dict.fromkeys((subset[clip], subset[first]))) for subset in splits.values()]
+        rows.append([clip, first, " and ".join(classes), *sides])
+    return Table("Clips that show the same video, with both classes and both subsets where they differ", head, rows)
 
 
 def _training_figures(curves: pd.DataFrame, tokens: dict[str, str]) -> dict[str, list[Figure]]:

@@ -190,7 +190,10 @@ class Video:
         image = _luma(frame) if pixel_format == "gray" else None
         if image is None:
             image = self._convert(frame, pixel_format)
-        image = resize(image, (max(1, round(frame.width * self._aspect)), frame.height))
+        return self.turn(resize(image, (max(1, round(frame.width * self._aspect)), frame.height)), frame)
+
+    def turn(self, image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+        """Turn and mirror an image of a frame [H, W, ...] as the frame is shown."""
         transposed, flip_x, flip_y = self._turns(frame)
         if transposed:
             image = image.swapaxes(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _BACK_S, _AHEAD_S = 0.1, 10.0
 _TRAILER = 4096  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
 _DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
+
+See = Callable[[Video, av.VideoFrame], None]
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,12 @@ def is_broadcast(video: Video) -> bool:
     return Flags.ts_discont in Flags(video.container.format.flags)
 
 
-def probe(path: str | Path) -> Probe:
-    """Decode the whole file and report what is in it; never raises for a bad file."""
-    return survey(path)[0]
+def probe(path: str | Path, see: See | None = None) -> Probe:
+    """Decode the whole file and report what is in it; never raises for a bad file. `see` gets every frame."""
+    return survey(path, see)[0]
 
 
-def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
+def survey(path: str | Path, see: See | None = None) -> tuple[Probe, np.ndarray]:
     """Return the report of :func:`probe` and the time of each frame.
 
     Returns:
@@ -73,6 +76,8 @@ def survey(path: str | Path) -> tuple[Probe, np.ndarray]:
                 size = size if record.stamps else video.shown_size(frame)
                 record.stamps.append(frame.time)
                 times.append(record.clock(frame.time))
+                if see:
+                    see(video, frame)
     except VideoError as error:
         return Probe(0, 0.0, 0, 0, False, str(error)), np.zeros(0)
     return _judge(record, np.array(times), *size), np.array(times)

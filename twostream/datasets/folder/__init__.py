@@ -97,8 +97,12 @@ def list_splits(dataset: params.Dataset, clips: pd.DataFrame, annotations: Path)
             "column"
         )
     groups_of_table = (table["group"] != "").all()
-    if dataset.group_pattern or groups_of_table:
-        check_groups(subset, clips, "table of clips" if groups_of_table else "dataset.group_pattern")
+    if groups_of_table:
+        # Those of the table: that copies of a video share a group must not turn the user's split into an error.
+        check_groups(subset, clips.assign(group=table["group"].to_numpy()), "table of clips")
+    elif dataset.group_pattern:
+        groups = groups_by_pattern(list(clips["path"]), dataset.group_pattern)
+        check_groups(subset, clips.assign(group=groups), "dataset.group_pattern")
     elif leaking := leaking_groups(subset, clips):
         # Groups from names are a guess, the split is the user's decision: warn and continue.
         group, ids = next(iter(leaking.items()))
