@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,7 +229,8 @@ def _predict(args: argparse.Namespace) -> None:
         check_target(args.annotate, sources[0])
     from twostream.inference.predict import Predictor
 
-    predictor = Predictor(args.models, args.split, args.accelerator, _score(args), progress=True)
+    with _model_folder(args) as models:
+        predictor = Predictor(models, args.split, args.accelerator, _score(args, models), progress=True)
     failed = 0
     for source in sources:
         try:
@@ -270,7 +272,7 @@ def _sources(names: Sequence[str]) -> Iterator[Path | str | int]:
             yield from found
 
 
-def _score(args: argparse.Namespace) -> Score | None:
+def _score(args: argparse.Namespace, models: Path) -> Score | None:
     """Return the test protocol with the values of the command line, or None where it has none."""
     values = {key: getattr(args, key) for key in ("segments", "crops", "flip") if getattr(args, key) is not None}
     if not values:
@@ -280,7 +282,7 @@ def _score(args: argparse.Namespace) -> Score | None:
     from twostream.inference.predict import protocol_beside
     from twostream.params import Score
 
-    rest = {} if len(values) == 3 else protocol_beside(args.models).model_dump()
+    rest = {} if len(values) == 3 else protocol_beside(models).model_dump()
     try:
         return Score.model_validate({**rest, **values})
     except ValidationError as error:
@@ -329,7 +331,8 @@ def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
 
     Below them stand the top class of each stream, and one line per window if there are several.
     """
-    names = ["fusion", *predictor.streams]
+    streams = list(predictor.streams)
+    names = ["fusion", *streams] if len(streams) > 1 else streams
     probabilities = {name: prediction.probabilities(name) for name in names}
     tops = [name for name, _ in prediction.top(count)]
     label = max(len("class"), *(len(_shown(name)) for name in tops))
@@ -340,7 +343,7 @@ def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
         index = prediction.classes.index(top)
         cells = [f"{_percent(probabilities[name][index]):>{width[name]}}" for name in names]
         lines.append("  ".join([f"  {_shown(top):<{label}}", *cells]))
-    for name in predictor.streams:
+    for name in names[1:]:
         lines.append(f"  {name} alone: {_top_class(probabilities[name], prediction.classes)}")
     if len(prediction.windows) > 1:
         lines += [f"  {_window_line(window, predictor)}" for window in prediction.windows]
@@ -350,8 +353,11 @@ def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
 def _window_line(window: Window, predictor: Predictor) -> str:
     """Return a line such as `0:05.0 to 0:10.0  wave 98.1%  (spatial: jump 45.0%, temporal: wave 80.2%)`."""
     fused = _top_class(window.probabilities(), predictor.classes)
+    line = f"{_clock(window.start)} to {_clock(window.end)}  {fused}"
+    if len(predictor.streams) == 1:
+        return line
     alone = [f"{name}: {_top_class(window.probabilities(name), predictor.classes)}" for name in predictor.streams]
-    return f"{_clock(window.start)} to {_clock(window.end)}  {fused}  ({', '.join(alone)})"
+    return f"{line}  ({', '.join(alone)})"
 
 
 def _top_class(probabilities: np.ndarray, classes: Sequence[str]) -> str:
@@ -388,7 +394,8 @@ def _serve(args: argparse.Namespace) -> None:
     from twostream.inference.serve import serve
 
     limits = args.max_megabytes, args.max_seconds
-    serve(args.models, args.split, args.host, args.port, *limits, open_browser=not args.no_browser)
+    with _model_folder(args) as models:
+        serve(models, args.split, args.host, args.port, *limits, open_browser=not args.no_browser)
 
 
 def _add_flow(commands: Any) -> None:
@@ -441,7 +448,8 @@ def _add_export(commands: Any) -> None:
 def _export(args: argparse.Namespace) -> None:
     from twostream.inference.predict import Predictor
 
-    predictor = Predictor(args.models, args.split, "cpu")
+    with _model_folder(args) as models:
+        predictor = Predictor(models, args.split, "cpu")
     from twostream.inference.export import DESCRIPTION, export
 
     for exported in export(predictor, args.out):
@@ -468,6 +476,20 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     models = "folder of the trained models (models)"
     _add_path(parser, "--models", type=Path, default=Path("models"), metavar="DIR", help=models)
     parser.add_argument("--split", type=_positive, default=1, metavar="N", help="the split they were trained on (1)")
+    network = "instead: a network with its published weights and the 400 classes of Kinetics, such as i3d"
+    parser.add_argument("--pretrained", metavar="NETWORK", help=network)
+
+
+@contextlib.contextmanager
+def _model_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """Yield the model folder of the arguments."""
+    if not args.pretrained:
+        yield args.models
+        return
+    from twostream.inference.pretrained import write_pretrained
+
+    with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
+        yield write_pretrained(args.pretrained, Path(folder))
 
 
 def _add_path(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:

@@ -151,7 +151,7 @@ def fetch_pretrained(name: str) -> Published:
         raise UserError(str(error)) from None
     published = find_published(name, "pretrained")
     assert published  # or `find_published` would have raised
-    published.load(classes=1, input_size=_usual_input(name, "rgb")[-1])
+    published.load(classes=1, input_size=usual_input(name, "rgb")[-1])
     return published
 
 
@@ -180,7 +180,7 @@ def list_models(classes: int = 51) -> list[dict[str, Any]]:
     rows = []
     for name in (*KNOWN, *_EXAMPLES):
         for modality in MODALITIES:
-            channels, usual = CHANNELS[modality], _usual_input(name, modality)
+            channels, usual = CHANNELS[modality], usual_input(name, modality)
             with torch.device("meta"):
                 network = _on_volumes(name, _build_base(name, channels, classes, usual[0], 0.0, usual[1]))
             parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -196,8 +196,8 @@ def _family(name: str) -> Family:
     return _part(module_of(name)).FAMILY
 
 
-def _usual_input(name: str, modality: str) -> tuple[int, int, int]:
-    """Return [L, H, W] of one segment."""
+def usual_input(name: str, modality: str) -> tuple[int, int, int]:
+    """Return [L, H, W] of a segment that a network usually takes."""
     family = _family(name)
     if name.startswith(INFLATED):
         return 16, 224, 224
