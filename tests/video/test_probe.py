@@ -45,6 +45,18 @@ def test_a_file_cut_in_half_is_unreadable_and_says_how_much_is_left(tmp_path, en
     assert 2 <= found.frames < 50
 
 
+@pytest.mark.parametrize("name", ["d.mp4", "b.mkv", "c.webm", "j.wmv", "k.mxf"])
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_file_whose_end_is_missing_is_cut_short(sound_files, tmp_path, name, share):
+    path = tmp_path / name
+    content = (sound_files / name).read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    found = probe(path)
+    assert not found.readable
+    assert found.reason.startswith(f"cut short: {found.frames} of about ")
+    assert abs(int(found.reason.split("about ")[1].split()[0]) - 80) < 5
+
+
 def test_losing_the_last_frame_does_not_cost_the_clip(tmp_path):
     path = write_video(tmp_path / "a.avi", moving_texture(60), codec="mjpeg")
     whole = path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,8 @@ class _Record:
             self.duration = track.duration * self._ticks[track.index]
         if container.format.name == "avi":  # of a file that is cut short, FFmpeg shortens the duration, not the number
             self.duration = max(self.duration, track.frames / (self.clock.fps or np.inf))
+        elif container.format.name == "asf":  # likewise, it drops the duration
+            self.duration = self.duration or _asf_seconds(container.name.removeprefix("file:"))
 
     def watch(self, packet: av.Packet | None, why: str) -> None:
         """Note what a packet says; see :meth:`Video.decode`."""
@@ -235,6 +238,17 @@ class _Record:
             unread = self._size - self._read
             return whole <= self._size <= whole + _TRAILER and unread <= max(MAX_LOST * self._size, _TRAILER)
         return False
+
+
+def _asf_seconds(path: str) -> float:
+    """Return the duration that the header of an ASF file declares (ASF specification, 3.2), or 0."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(1 << 16)
+        properties = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+        if 0 <= properties <= len(head) - 92:
+            played, _, preroll, flags = struct.unpack_from("<QQQL", head, properties + 64)
+            return max(played / 1e7 - preroll / 1e3, 0.0) if not flags & 1 else 0.0  # 1: a live recording
+    return 0.0
 
 
 def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
