@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from twostream import sources
 from twostream.errors import UserError
-from twostream.sources import obtain, read_mirrors, scratch_folder
+from twostream.sources import check_source, obtain, read_mirrors, scratch_folder
 
 
 def names(roots: list[Path]) -> list[str]:
@@ -33,6 +33,14 @@ def mirrors(path: Path, *sources: dict) -> str:
 
 def hub(*names: str) -> dict:
     return {"huggingface": {"repo": "a/b", "revision": "a" * 40, "files": [{"name": name} for name in names]}}
+
+
+def test_a_mirror_in_what_stages_write_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "data" / "videos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    check_source(mirrors(tmp_path / "good.yaml", {"path": "clips"}, hub("a.zip")))
+    with pytest.raises(UserError, match="'data/videos' lies in 'data/videos'"):
+        check_source(mirrors(tmp_path / "bad.yaml", {"path": "clips"}, {"path": "data/videos"}))
 
 
 def test_a_folder_is_used_where_it_is(tmp_path):
