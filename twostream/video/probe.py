@@ -118,8 +118,10 @@ class Clock:
         else:
             # The decoder keeps frames back: after the first packets of a recording, frames of the one before come.
             due = self._time + self._step
-            times = [due if stamp is None else stamp + offset for offset in self._offsets]
-            self._time = max(self._time, min(times, key=lambda time: abs(time - due)))
+            time = due if stamp is None else stamp + self._offsets[-1]
+            if stamp is not None and len(self._offsets) > 1:
+                time = min((stamp + offset for offset in self._offsets), key=lambda time: abs(time - due))
+            self._time = max(self._time, time)
         return self._time
 
 
@@ -170,24 +172,25 @@ class _Record:
             self.failures.append(why)
         if packet is None:
             return
-        if packet.stream_index == self._track:
+        index, stamp = packet.stream_index, packet.pts
+        if index == self._track:
             self._of_track += 1
             self.clock.watch(packet)
-        if packet.pts is None or packet.is_discard:
+        if stamp is None or packet.is_discard:
             return
-        tick = self._ticks.get(packet.stream_index, 0.0)
-        start = packet.pts * tick
-        self.end = max(self.end, start + (packet.duration or 0) * tick)
-        if packet.stream_index == self._track:
-            self.first = min(self.first, start)
+        tick = self._ticks.get(index, 0.0)
+        self.end = max(self.end, (stamp + (packet.duration or 0)) * tick)
+        if index == self._track:
+            self.first = min(self.first, stamp * tick)
 
     def _skips(self, packet: av.Packet) -> bool:
         """Return whether the file has far more bytes before this packet than others need for their headers."""
-        if packet.pos is None or not packet.size:
+        at, size = packet.pos, packet.size
+        if at is None or not size:
             return False
-        skips = self._packets > 0 and packet.pos - self._read > _HOLE * self._packed / self._packets
-        self._read = max(self._read, packet.pos + packet.size)
-        self._packed += packet.size
+        skips = self._packets > 0 and at - self._read > _HOLE * self._packed / self._packets
+        self._read = max(self._read, at + size)
+        self._packed += size
         self._packets += 1
         return skips
 
@@ -198,7 +201,7 @@ class _Record:
         only next to a sign of damage: without one, the frame rate is variable.
         """
         steps = np.diff(times)
-        step = float(np.median(steps)) if steps.size else 0.0
+        step = float(np.sort(steps)[steps.size // 2]) if steps.size else 0.0  # the median
         if step <= 0:
             return len(self.failures), False
         marks = np.array(self.marks)
