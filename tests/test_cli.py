@@ -71,6 +71,7 @@ def _predict(models, *arguments):
     main(["predict", "--models", str(models), "--accelerator", "cpu", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_predict_prints_the_top_classes_of_the_fusion_and_of_each_stream(models, tmp_path, capsys):
     path = write_video(tmp_path / "a [1].avi", moving_texture(20), rate=10)
     _predict(models, path, "--segments", "2", "--no-flip")
@@ -87,6 +88,7 @@ def test_predict_prints_the_top_classes_of_the_fusion_and_of_each_stream(models,
     assert rows[2].startswith("  spatial alone:") and len(rows) == 4
 
 
+@pytest.mark.slow
 def test_predict_on_a_folder_reports_unreadable_videos_and_goes_on(models, tmp_path, capsys):
     for name in ("b/2.avi", "a/é 'x'.MP4", "a/1.mkv"):
         write_video(tmp_path / "in" / name, moving_texture(12), rate=10)

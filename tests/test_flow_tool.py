@@ -88,6 +88,7 @@ def test_the_colour_video_has_a_frame_per_pair_and_the_rate_of_the_video(video, 
     assert red > green + 20 and red > blue + 20, "rightward motion is red"
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_its_tree_and_a_damaged_video_is_named(tmp_path, capsys):
     frames = moving_texture(4)
     for name in ("run/a.mp4", "run/a.avi", "walk/b.mp4", "walk/.hidden.mp4"):
@@ -163,6 +164,7 @@ def test_a_killed_run_leaves_no_partial_output_and_the_next_one_completes_it(tmp
         assert len(list((tmp_path / "out/long").iterdir())) == 798
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path):
     script = """
 import resource, sys

@@ -284,6 +284,7 @@ def test_several_processes_get_their_flow_from_the_server(scene, monkeypatch, de
     assert _bytes(folder / "one") == _bytes(folder / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_gpu_that_fails_is_one_line_and_leaves_nothing_half_written(scene, monkeypatch, demo_values, workers):
     class Broken(_Differences):
@@ -316,6 +317,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu_and_cuda_is_refused(monkeypatch, 
         flow.resolve_device(_flow(demo_values, method="tvl1", device="cuda"))
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_driver_need_not_load_torch(demo_values):
     script = f"""
 import ctypes, sys

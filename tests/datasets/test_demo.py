@@ -54,6 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _make(tmp_path_factory.mktemp("demo"))
 
 
+@pytest.mark.slow
 def test_each_group_films_every_class_and_names_say_so(made: Path) -> None:
     found = [(path.parent.name, HMDB51_NAME.match(path.name)) for path in (made / "videos").rglob("*.avi")]
     assert len(found) == 4 * 1 * 9
@@ -72,10 +73,12 @@ def test_videos_are_avi_files_that_decode_at_the_size_length_and_rate_asked_for(
     assert min(lengths) >= 6 and max(lengths) <= 10 and len(lengths) > 2
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_no_byte(made: Path, tmp_path: Path) -> None:
     assert _digests(_make(tmp_path, workers=2)) == _digests(made)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_videos(made: Path, tmp_path: Path) -> None:
     demos = [Demo(groups=3, takes=1, frames=4, width=32, height=32, seed=seed) for seed in (0, 1)]
     one, other = (_digests(_make(tmp_path / str(demo.seed), demo) / "videos").values() for demo in demos)
@@ -150,6 +153,7 @@ def test_every_place_can_be_drawn_at_extreme_shapes(width: int, height: int) -> 
         assert frame.shape == (height, width, 3) and frame.dtype == np.uint8 and frame.std() > 5
 
 
+@pytest.mark.slow
 def test_single_frames_hold_the_same_poses_in_every_motion() -> None:
     """Moments of each coordinate of the pose, over many clips, against the closed form of `a sin(phase)`."""
     for motion in demo_set.MOTIONS:

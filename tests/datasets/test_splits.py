@@ -112,6 +112,7 @@ def test_order_columns_and_types_of_the_table_do_not_matter(classes):
         assert split(other).sort_index().to_dict() == first.to_dict()
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_split():
     program = """if True:
         import sys

@@ -141,6 +141,7 @@ def test_clips_that_agree_within_their_group_count_once():
     assert ratio == pytest.approx(math.sqrt(6), rel=0.12)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     # Groups of 5 clips; each group has its own chance of being right, 0.7 in the mean.
     covered = 0

@@ -181,6 +181,7 @@ def test_few_clips_do_not_talk_the_weights_out_of_even():
         assert fit_fusion("weighted", streams, **SETTINGS).weights.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_weights_beat_the_raw_best_accuracy_on_small_validation_sets():
     ours, greedy = [], []
     for seed in range(25):

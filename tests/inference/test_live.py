@@ -26,6 +26,8 @@ from twostream.inference.predict import Predictor
 from twostream.params import Score
 from twostream.video import read_frames
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

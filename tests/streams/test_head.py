@@ -26,6 +26,8 @@ from twostream.streams.trained import TrainedStream
 from twostream.streams.training import count_missing_features, finished_epochs, train_stream
 from twostream.views.examples import Example
 
+pytestmark = pytest.mark.slow
+
 RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
 OTHER_PROTOCOL = Score(segments=3, crops=3, flip=True)  # a head has its own
 

@@ -45,6 +45,7 @@ def test_a_file_cut_in_half_is_unreadable_and_says_how_much_is_left(tmp_path, en
     assert 2 <= found.frames < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["d.mp4", "b.mkv", "c.webm", "j.wmv", "k.mxf"])
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_file_whose_end_is_missing_is_cut_short(sound_files, tmp_path, name, share):

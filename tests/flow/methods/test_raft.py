@@ -10,6 +10,8 @@ from twostream.errors import UserError
 from twostream.flow.methods import raft
 from twostream.params import Raft
 
+pytestmark = pytest.mark.slow
+
 
 def _texture(height, width, seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)

@@ -48,6 +48,7 @@ def _no_change(count):
     return Exposure(torch.ones(count), torch.zeros(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("size", [(61, 83), (8, 8), (17, 240), (96, 64)])
 def test_flow_is_that_of_the_cpu_kernels(preset, size):
@@ -81,6 +82,7 @@ def test_real_images_give_the_flow_of_the_cpu_kernels():
         assert difference_px.mean() < 2e-4 and np.quantile(difference_px, 0.99) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_bytes_that_its_pairs_give_alone(monkeypatch):
     firsts, seconds = _pairs(5, 40, 53)
     solver = Tvl1Torch(BALANCED, "cpu")
