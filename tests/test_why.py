@@ -32,8 +32,8 @@ def test_a_parameter_is_listed_with_both_values_and_its_cost(project):
     lines = _why(project).splitlines()
     assert lines[0] == "train_flow@flow3d-1: 1 stream to train from epoch 1 of 1"
     assert lines[1] == "  streams.flow3d.lr: 0.001 -> 0.02"
-    assert lines[2] == "report: known when train_flow@flow3d-1 has run"
-    assert lines[-1] == "then, if their inputs change: score_flow@flow3d-1, fuse@1, evaluate"
+    assert lines[2] == "evaluate: known when train_flow@flow3d-1 has run"
+    assert lines[-1] == "then, if their inputs change: score_flow@flow3d-1, fuse@1"
 
 
 def test_stages_of_one_kind_with_the_same_changes_share_a_block(project):
