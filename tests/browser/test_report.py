@@ -57,6 +57,9 @@ def report(tmp_path_factory) -> str:
     tested = evaluation.select_test_clips(scores, fused)
     groups = clips.set_index("clip_id")["group"]
     metrics = evaluation.evaluate(tested, groups, STREAMS, bootstrap=100, confidence=0.95, seed=0)
+    pairs = [("fusion", name) for name in STREAMS]
+    metrics["paired"] = evaluation.paired_differences(tested, groups, pairs, bootstrap=100, confidence=0.95, seed=0)
+    metrics["class_prior"] = {"top1": 0.5}
     best = evaluation.best_stream(metrics, STREAMS)
     mistakes = evaluation.mistakes(tested, STREAMS, limit=2)
     frames = rng.integers(0, 256, (5, 48, 64, 3)).astype(np.uint8)
