@@ -87,6 +87,7 @@ def test_training_clips_are_scored_by_heads_that_have_not_seen_their_group(task,
 def test_seeds_splits_and_other_clips_share_features_and_the_networks_file(task, tmp_path, monkeypatch):
     first = _train(task, tmp_path)
     monkeypatch.setattr(features.FrozenStream, "_network", lambda self: pytest.fail("the network is built again"))
+    monkeypatch.setitem(sys.modules, "twostream.streams.frozen", None)  # nor is torch imported
     again = dataclasses.replace(task, seed=1, train=task.train[2:], groups=task.groups[2:])
     assert finished_epochs(again, FileCache(tmp_path / "cache", None), RUNTIME, tmp_path / "second") == 0
     assert count_missing_features(again, FileCache(tmp_path / "cache", None), RUNTIME) == 0

@@ -79,9 +79,13 @@ class FrozenStream:
 
     def write_body(self, path: Path) -> None:
         """Write the network's weights without its classifier."""
-        from twostream.streams.frozen import body_bytes
 
-        self._cache.make(f"{self.key}-model.pt", path, lambda file: _write(body_bytes(self._network()), file))
+        def build(file: Path) -> None:
+            from twostream.streams.frozen import body_bytes
+
+            file.write_bytes(body_bytes(self._network()))
+
+        self._cache.make(f"{self.key}-model.pt", path, build)
 
     def _network(self) -> SegmentConsensus:
         if self._built is None:
@@ -109,7 +113,3 @@ def features_file(root: Path, key: str) -> Path:
 def weights_identity(weights: str) -> str:
     """Return what identifies weights: a file's SHA-256, or the name of published ones."""
     return sha256_of(weights) if os.path.isfile(weights) else weights
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
