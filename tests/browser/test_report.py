@@ -61,6 +61,8 @@ def report(tmp_path_factory) -> str:
     metrics["paired"] = evaluation.paired_differences(tested, groups, pairs, bootstrap=100, confidence=0.95, seed=0)
     metrics["class_prior"] = {"top1": 0.5}
     best = evaluation.best_stream(metrics, STREAMS)
+    metrics["paired"] = {"fusion - spatial": {"top1": 0.25, "low": 0.1, "high": 0.4}}
+    metrics["class_prior"] = {"top1": 0.02}
     mistakes = evaluation.mistakes(tested, STREAMS, limit=2)
     frames = rng.integers(0, 256, (5, 48, 64, 3)).astype(np.uint8)
     motion = rng.normal(0, 2, (5, 48, 64, 2)).astype(np.float32)
