@@ -278,7 +278,8 @@ def results_table(metrics: dict[str, Any], order: list[str]) -> str:
     gain_line = f"fusion over its best stream: {gain['top1']:+.1f} points ({gain['low']:+.1f} to {gain['high']:+.1f})"
     lines = [table, gain_line]
     for pair, of in metrics.get("paired", {}).items():
-        lines.append(f"{pair}: {100 * of['top1']:+.1f} points ({100 * of['low']:+.1f} to {100 * of['high']:+.1f})")
+        if not pair.startswith(FUSION):  # those are in the report
+            lines.append(f"{pair}: {100 * of['top1']:+.1f} points ({100 * of['low']:+.1f} to {100 * of['high']:+.1f})")
     if "class_prior" in metrics:
         lines.append(f"the most frequent class alone: {100 * metrics['class_prior']['top1']:.1f}")
     return "\n".join(lines)
