@@ -95,6 +95,7 @@ def test_a_folder_keeps_its_tree_and_a_damaged_video_is_named(tmp_path, capsys):
         write_video(tmp_path / "in" / name, frames)
     write_video(tmp_path / "in/walk/one.mp4", frames[:1])
     (tmp_path / "in/walk/text.mp4").write_text("no video")
+    (tmp_path / "in/walk/list.mp4").write_text("#EXTM3U\n#EXTINF:1,\n../run/a.mp4\n#EXT-X-ENDLIST\n")
     (tmp_path / "in/walk/notes.txt").write_text("no video")
     with pytest.raises(SystemExit) as stop:
         flow(tmp_path / "in", tmp_path / "out", "--format", "npy")
@@ -102,7 +103,8 @@ def test_a_folder_keeps_its_tree_and_a_damaged_video_is_named(tmp_path, capsys):
     made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npy")}
     assert made == {"run/a.mp4.npy", "run/a.avi.npy", "walk/b.npy"}
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ERROR")]
-    assert len(errors) == 2 and "text.mp4" in "".join(errors) and "one.mp4: a single frame" in "".join(errors)
+    assert len(errors) == 3 and "text.mp4" in "".join(errors) and "one.mp4: a single frame" in "".join(errors)
+    assert "list.mp4" in "".join(errors), "a playlist opens no other file"
 
 
 def test_a_second_run_writes_only_what_is_missing_and_other_settings_need_another_folder(video, tmp_path, capsys):

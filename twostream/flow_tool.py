@@ -30,7 +30,7 @@ from twostream.flow.color import flow_to_color
 from twostream.flow.encoding import encode_flow
 from twostream.params import Flow
 from twostream.sources.walk import new_folder, walk_files
-from twostream.video import VideoError, read_frames
+from twostream.video import VideoError, open_video, read_frames
 
 SETTINGS, LOCK = "flow.json", ".lock"  # in the output folder
 _CHUNK = 16  # pairs that a thread solves at once; its first frame is prepared twice
@@ -183,14 +183,11 @@ def _with_bar(items: Iterable[Any], total: int | None, what: str) -> Iterator[An
 
 def _declared(path: Path) -> tuple[int | None, float]:
     """Return the number of pairs of frames and the frame rate that the header of a video declares."""
-    try:
-        with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 25)
-            frames = stream.frames or round((container.duration or 0) / av.time_base * fps)
-            return max(frames - 1, 0) or None, fps
-    except (av.error.FFmpegError, IndexError) as error:
-        raise VideoError(f"not a video that can be opened: {reason(error)}") from None
+    with open_video(path) as video:
+        track, container = video.track, video.container
+        fps = float(track.average_rate or 25)
+        frames = track.frames or round((container.duration or 0) / av.time_base * fps)
+        return max(frames - 1, 0) or None, fps
 
 
 def _solved(path: Path, settings: Flow, threads: int, encode: Callable[[np.ndarray], Any]) -> Generator[Any]:
