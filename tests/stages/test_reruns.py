@@ -121,6 +121,7 @@ EDITS = {
             "twostream/datasets": "",
             "twostream/datasets/folder": "",
             "twostream/datasets/demo": ", another data set",
+            "twostream/video": "",
             "twostream/clipstore": "",
             "twostream/flow": "",
             "twostream/flow/methods/tvl1": "",
