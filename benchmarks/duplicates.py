@@ -1,4 +1,4 @@
-"""How well copies of videos are told from other videos: real clips, and altered copies of some of them.
+"""How well copies of videos are distinguished from other videos: real clips, and altered copies of some of them.
 
 Prints the largest correlation between two different clips, which must not be copies of each other, and for each
 alteration how many copies are missed and the smallest correlation. Usage:

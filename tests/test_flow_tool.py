@@ -128,6 +128,19 @@ def test_a_folder_with_other_files_is_refused(video, tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_outputs_have_names_of_their_own_and_are_no_input_of_the_next_run(tmp_path):
+    frames = moving_texture(3)
+    for name in ("a.mp4", "a/b.mp4", "flow.json.mp4"):
+        write_video(tmp_path / "in" / name, frames)
+    for _ in range(2):
+        flow(tmp_path / "in", tmp_path / "in/flow", "--format", "jpg")
+        assert {path.parent.relative_to(tmp_path / "in/flow").as_posix() for path in tmp_path.rglob("*.jpg")} == {
+            "a.mp4",
+            "a/b",
+            "flow.json.mp4",
+        }
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

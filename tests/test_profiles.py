@@ -142,3 +142,11 @@ def test_edits_are_listed_against_the_profile_that_the_file_was_written_from_or_
 def test_edits_of_a_file_without_a_header_are_against_the_closest_profile(folder):
     (folder / "params.yaml").write_text(yaml.safe_dump({**load_profile("ucf101"), "seed": 5}))
     assert edits(None).splitlines() == ["params.yaml differs from profile ucf101", "  seed  0 -> 5"]
+
+
+def test_a_tag_in_yaml_runs_nothing(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(f'seed: !!python/object/apply:os.mkdir ["{tmp_path / "made"}"]\n')
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(path)
+    assert not (tmp_path / "made").exists()

@@ -432,7 +432,7 @@ def _flow(args: argparse.Namespace) -> None:
         settings = flow_settings(args.method, args.preset, **values)
     except ValueError as error:
         raise UserError(str(error)) from None
-    failed = write_flow(find_videos(args.videos), args.out, settings, args.format, args.workers or 0)
+    failed = write_flow(find_videos(args.videos, args.out), args.out, settings, args.format, args.workers or 0)
     for path, why in failed.items():
         _print_error(UserError(f"{path}: {why}"))
     if failed:

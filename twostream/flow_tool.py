@@ -43,8 +43,10 @@ class Video(NamedTuple):
     name: str
 
 
-def find_videos(names: Iterable[Path]) -> list[Video]:
-    """Return the named videos, and all videos below the named folders.
+def find_videos(names: Iterable[Path], out: Path) -> list[Video]:
+    """Return the named videos, and all videos below the named folders but those below `out`.
+
+    An output has the name of its video without the ending, unless another video or a folder of videos has that name.
 
     Raises:
         UserError: there is no such file, or a folder without videos; two videos would have the same output.
@@ -55,6 +57,7 @@ def find_videos(names: Iterable[Path]) -> list[Video]:
     for name in names:
         if name.is_dir():
             inside = [(name / path, path) for path in walk_files(name) if is_video(path)]
+            inside = [(path, below) for path, below in inside if out.resolve() not in path.resolve().parents]
             if not inside:
                 raise UserError(f"{name}: there is no video in this folder; name a folder with videos, or a file")
             found += inside
@@ -62,9 +65,11 @@ def find_videos(names: Iterable[Path]) -> list[Video]:
             found.append((name, Path(name.name)))
         else:
             raise UserError(f"{name}: there is no such file or folder")
-    stems = Counter(relative.with_suffix("") for _, relative in found)
+    taken = Counter(relative.with_suffix("") for _, relative in found)
+    taken.update({parent for _, relative in found for parent in relative.parents})
+    taken.update(map(Path, (SETTINGS, LOCK)))
     videos = [
-        Video(path, os.fspath(relative if stems[relative.with_suffix("")] > 1 else relative.with_suffix("")))
+        Video(path, os.fspath(relative if taken[relative.with_suffix("")] > 1 else relative.with_suffix("")))
         for path, relative in found
     ]
     twice = [name for name, count in Counter(video.name for video in videos).items() if count > 1]
@@ -94,7 +99,8 @@ def write_flow(videos: list[Video], out: Path, settings: Flow, format: str, work
     try:
         with locked(out / LOCK, wait=False):
             for part in out.rglob(".*.part"):  # of a run that was killed
-                part.unlink()
+                if part.is_file():
+                    part.unlink()
             return _write_all(videos, out, settings, format, workers or cores())
     except BlockingIOError:
         raise UserError(f"{out}: another process writes flow there; wait for it, or choose another folder") from None

@@ -264,7 +264,7 @@ def process_space() -> str:
 
 
 def _is_abandoned(unfinished: Path) -> bool:
-    """Return whether nobody builds this file any more; for processes that are not seen here, after a day's rest."""
+    """Return whether the process that builds this file has ended; an unseen one, if the file is a day old."""
     _, _, builder = unfinished.name.partition(".")
     space, _, rest = builder.partition(".")
     if space == process_space():

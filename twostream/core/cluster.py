@@ -40,7 +40,7 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> 
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise UserError(
-            f"{VARIABLE} is set, but distributed is not installed: pip install 'twostream[cluster]'"
+            f"{VARIABLE} is set, but distributed is not installed: pip install '.[cluster]' in the project"
         ) from None
     with _connect(scheduler()) as client:
         _check_workers(client)
