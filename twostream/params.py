@@ -29,7 +29,7 @@ from twostream.profiles import complete, differences, read_yaml
 
 RESERVED = (  # keys of metrics and columns of tables
     *("fusion", "fusion_gain", "paired", "class_prior", "class", "clips", "right", "effect", "split", "run"),
-    *("all", "none", "clip_id", "actual", "predicted", "confidence"),
+    *("all", "none", "clip_id", "actual", "predicted", "confidence", "events"),
 )
 _FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -83,6 +83,7 @@ class Dataset(Section):
     val_fraction: float = Field(ge=0.01, le=0.5)
     test_fraction: float = Field(ge=0.05, le=0.5)
     table: FilePath
+    background: str
     group_pattern: str
     allow_missing: bool
     max_unreadable: int = Field(ge=0)

@@ -161,7 +161,7 @@ def decoded(monkeypatch):
     """The names of the files that are decoded, in order."""
     names = []
 
-    def record(path, see):
+    def record(path, see, span):
         names.append(path.name)
         return probe(path, see)
 
@@ -217,10 +217,10 @@ def test_a_killed_run_keeps_what_it_decoded(tmp_path, decoded, monkeypatch):
         write_video(tmp_path / "videos" / f"{name}.avi", moving_texture(4, seed=ord(name)))
     whole = probing.probe
 
-    def killed(path, see):
+    def killed(path, see, span):
         if path.name == "c.avi":
             raise KeyboardInterrupt
-        return whole(path, see)
+        return whole(path, see, span)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(probing, "probe", killed)

@@ -19,11 +19,11 @@ SOURCES = {f"twostream/sources/{module}.py" for module in ("__init__", "archives
 FLOW = {f"twostream/{name}.py" for name in ("clipstore/flow", "flow/__init__", "flow/encoding", "flow/gpu_server")}
 UNUSED = {
     "extract_rgb": FLOW,
-    # `fetch` splits nothing; from the tables it takes the names of the subsets.
-    "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py"},
+    # `fetch` splits nothing; from the tables it takes the names of the subsets, and from videos when frames are shown.
+    "download": {"twostream/datasets/splits.py", "twostream/datasets/tables.py", "twostream/video/__init__.py"},
     # `list_clips` reads what `fetch` made, and so does `list_splits`.
     "probe": {"twostream/datasets/splits.py", *SOURCES},
-    "split": SOURCES,
+    "split": {*SOURCES, "twostream/video/__init__.py"},
     "evaluate": {"twostream/fusion/__init__.py"},  # a docstring
 }
 

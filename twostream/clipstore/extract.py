@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +30,12 @@ from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.files import atomic_path, sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import cores, in_threads, unordered
+from twostream.datasets.tables import span_of
 from twostream.errors import UserError, reason
 from twostream.flow import make_solver, method_files, resolve_device
 from twostream.flow.gpu_server import BatchSolver, FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
-from twostream.video import VideoError
+from twostream.video import Span, VideoError
 
 _HERE = Path(__file__).parent
 FINGERPRINT_FILE = "extraction.json"  # in the folder of the clips
@@ -47,6 +48,7 @@ class Clip(NamedTuple):
     video: Path
     target: Path
     frames: int
+    span: Span | None = None  # of the video; None for all of it
     sha256: str = ""  # of the video
 
 
@@ -71,8 +73,8 @@ class Job:
     fingerprint: dict[str, Any]
     cache: FileCache
 
-    def key(self, sha256: str) -> str:
-        return key_of(source=sha256, **self.fingerprint)
+    def key(self, sha256: str, span: Sequence[float] | None) -> str:
+        return key_of(source=sha256, **({"span": span} if span else {}), **self.fingerprint)
 
 
 ExtractAll = Callable[[Job, list[Clip]], Iterable[Result]]
@@ -96,7 +98,7 @@ def rgb_job(settings: Rgb, cache: FileCache) -> Job:
 
 def extract_rgb_clip(job: Job, clip: Clip) -> Result:
     """Write the RGB frames of a clip."""
-    return _write(job, clip, rgb_frames(cast(Rgb, job.settings), clip.video))
+    return _write(job, clip, rgb_frames(cast(Rgb, job.settings), clip.video, clip.span))
 
 
 def extract_flow(
@@ -133,12 +135,12 @@ def flow_job(settings: Flow, cache: FileCache) -> Job:
 
 def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
     """Solve the flow of a clip in this process, and write it."""
-    return _write(job, clip, flow_frames(cast(Flow, job.settings), clip.video, clip.frames))
+    return _write(job, clip, flow_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span))
 
 
 def extract_flow_clip_gpu(job: Job, address: str, clip: Clip) -> Result:
     """Have the `FlowServer` at `address` solve the flow of a clip, and write it."""
-    images = grey_frames(cast(Flow, job.settings), clip.video, clip.frames)
+    images = grey_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span)
     return _write(job, clip, solve_remotely(address, images))
 
 
@@ -163,6 +165,8 @@ def extract(
         UserError: a clip that could be read when it was listed cannot be read now.
     """
     todo = _readable(clips, videos, out)
+    if any(clip.span for clip in todo):
+        todo = _with_digests(todo, workers, job)
     look_up = functools.partial(in_threads, functools.partial(_look_up, job), workers=workers)
     results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
@@ -187,9 +191,8 @@ def extract(
 
 def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tuple[int, int]:
     """Return how many clips `extract` would extract, and how many it would take from the cache."""
-    todo = _readable(clips, videos, out)
-    digests = in_threads(sha256_of, [clip.video for clip in todo], workers=0, what=f"{job.modality}: cached")
-    missing = [key for key in map(job.key, digests) if not job.cache.has(key)]
+    todo = _with_digests(_readable(clips, videos, out), 0, job)
+    missing = [key for clip in todo if not job.cache.has(key := job.key(clip.sha256, clip.span))]
     pulled = _pulled(job, out) if missing else {}
     count = sum(key not in pulled for key in missing)
     return count, len(todo) - count
@@ -197,7 +200,24 @@ def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tup
 
 def _readable(clips: pd.DataFrame, videos: Path, out: Path) -> list[Clip]:
     usable = clips[clips["status"] == "ok"]
-    return [Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames) for row in usable.itertuples()]
+    return [
+        Clip(row.clip_id, videos / row.path, out / f"{row.clip_id}.zip", row.frames, span_of(row))
+        for row in usable.itertuples()
+    ]
+
+
+def _with_digests(clips: list[Clip], workers: int, job: Job) -> list[Clip]:
+    """Return the clips with the digests of their videos, each of which is read once."""
+    videos = list(dict.fromkeys(clip.video for clip in clips))
+    digests = in_threads(_digest, videos, workers=workers, what=f"{job.modality}: videos")
+    of_video = dict(zip(videos, digests, strict=True))
+    return [clip._replace(sha256=of_video[clip.video]) for clip in clips]
+
+
+def _digest(video: Path) -> str:
+    with contextlib.suppress(OSError):  # `_look_up` tries again and says why
+        return sha256_of(video)
+    return ""
 
 
 def _look_up(job: Job, clip: Clip) -> Result:
@@ -206,7 +226,7 @@ def _look_up(job: Job, clip: Clip) -> Result:
         clip = clip._replace(sha256=clip.sha256 or sha256_of(clip.video))
     except OSError as error:
         return Result(clip, "failed", reason(error))
-    return Result(clip, "cached" if job.cache.serve(job.key(clip.sha256), clip.target) else "missing")
+    return Result(clip, "cached" if job.cache.serve(job.key(clip.sha256, clip.span), clip.target) else "missing")
 
 
 def _adopt(job: Job, out: Path) -> bool:
@@ -229,7 +249,7 @@ def _pulled(job: Job, out: Path) -> dict[str, Path]:
     pulled = {}
     for stored in recorded.values():
         with contextlib.suppress(UserError), ClipReader(stored) as clip:  # skips the fingerprint and damaged files
-            pulled[job.key(clip.meta["source"].removeprefix("sha256:"))] = stored
+            pulled[job.key(clip.meta["source"].removeprefix("sha256:"), clip.meta.get("span"))] = stored
     return pulled
 
 
@@ -240,11 +260,12 @@ def _write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
     def build(path: Path) -> None:
         source, settings = f"sha256:{clip.sha256}", job.fingerprint["settings"]
         meta = {"modality": job.modality, "source": source, "settings": settings}
+        meta |= {"span": clip.span} if clip.span else {}
         with contextlib.closing(frames):
             write_clip(path, frames, job.settings.jpeg_quality, meta)
 
     try:
-        extracted = job.cache.make(job.key(clip.sha256), clip.target, build)
+        extracted = job.cache.make(job.key(clip.sha256, clip.span), clip.target, build)
     except VideoError as error:
         return Result(clip, "failed", str(error))
     return Result(clip, "extracted" if extracted else "cached")

@@ -13,18 +13,19 @@ from twostream.clipstore.frames import shrunk
 from twostream.flow import Solver, make_solver
 from twostream.flow.encoding import encode_flow
 from twostream.params import Flow
-from twostream.video import read_frames
+from twostream.video import Span, read_frames
 
 
-def flow_frames(settings: Flow, video: Path, frames: int) -> Generator[np.ndarray]:
-    """Yield the flow codes of a video of `frames` frames, solved in this process on the CPU: uint8 [H, W, 2]."""
+def flow_frames(settings: Flow, video: Path, frames: int, span: Span | None = None) -> Generator[np.ndarray]:
+    """Yield the flow codes of a clip of `frames` frames, solved in this process on the CPU: uint8 [H, W, 2]."""
     solver = _solver(settings.model_dump_json(by_alias=True))
-    return (encode_flow(flow_px, settings.bound) for flow_px in solver.sequence(grey_frames(settings, video, frames)))
+    images = grey_frames(settings, video, frames, span)
+    return (encode_flow(flow_px, settings.bound) for flow_px in solver.sequence(images))
 
 
-def grey_frames(settings: Flow, video: Path, frames: int) -> Generator[np.ndarray]:
-    """Yield the frames of a video between which flow is computed, uint8 [H, W]."""
-    images = shrunk(read_frames(video, "gray"), settings.short_side)
+def grey_frames(settings: Flow, video: Path, frames: int, span: Span | None = None) -> Generator[np.ndarray]:
+    """Yield the frames between which the flow of a video, or a span of it, is computed, uint8 [H, W]."""
+    images = shrunk(read_frames(video, "gray", span), settings.short_side)
     return spread(images, frames, settings.frames) if settings.frames else images
 
 

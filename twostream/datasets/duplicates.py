@@ -19,8 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from twostream.datasets.tables import CLIP_COLUMNS, COPIES
-from twostream.video import Video
-from twostream.video.probe import USUAL_FPS
+from twostream.video import USUAL_FPS, Video
 
 SIDE, FRAMES = 16, 4  # pixels and number of the images
 # Correlation from which two clips are copies. benchmarks/duplicates.py: at most 0.63 between 334 different real clips,
@@ -75,7 +74,8 @@ def first_copies(clips: pd.DataFrame) -> pd.Series:
     """Return for each clip the index of the first clip that shows the same video, its own if none before does.
 
     Args:
-        clips: columns frames, fps, fingerprint (of :class:`Fingerprint`), and key, equal for files of the same content.
+        clips: columns frames, fps, fingerprint (of :class:`Fingerprint`), path of the video, and key, equal for clips
+            of the same content. Spans of one video are no copies, though they may overlap.
     """
     seconds = (clips["frames"] / clips["fps"].where(clips["fps"] > 0, USUAL_FPS)).to_numpy(float)
     images = np.array([np.frombuffer(base64.b64decode(text), np.uint8) for text in clips["fingerprint"]])
@@ -85,7 +85,10 @@ def first_copies(clips: pd.DataFrame) -> pd.Series:
         *_similar(images.reshape(-1, FRAMES, SIDE, SIDE), seconds),
     ]
     one, other = np.array(pairs).T
-    graph = coo_array((np.ones(len(pairs)), (one, other)), shape=(len(clips), len(clips)))
+    video = clips["path"].to_numpy()
+    apart = (one == other) | (video[one] != video[other])
+    one, other = one[apart], other[apart]
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(clips), len(clips)))
     labels = connected_components(graph, directed=False)[1]
     return pd.Series(clips.index[np.unique(labels, return_index=True)[1][labels]], clips.index)
 

@@ -16,10 +16,12 @@ from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import in_threads, unordered
 from twostream.datasets import duplicates, get_dataset
-from twostream.datasets.tables import CLIP_COLUMNS
+from twostream.datasets.tables import CLIP_COLUMNS, SPAN_COLUMNS, span_of
 from twostream.errors import UserError
 from twostream.params import Dataset
 from twostream.video.probe import Probe, probe
+
+Source = tuple[Path, video.Span | None]  # the video of a clip, and its span; None for all of it
 
 _NAMED_IN_ERRORS = 20
 _DECODER = Path(video.__file__).with_name("probe.py")
@@ -55,59 +57,69 @@ def probe_clips(
     If clips show the same video, the table also has the column of :func:`twostream.datasets.duplicates.with_copies`.
 
     Args:
-        clips: str columns clip_id, path, class, group, status, reason.
+        clips: str columns clip_id, path, class, group, status, reason; start and end if clips are spans of videos.
         videos: folder that the paths are relative to.
         cache: what decoding found earlier. A file of the same content is not decoded again, if it could be read.
         workers: processes that decode; 0: one per core.
         merge_copies: whether clips that show the same video share a group.
     """
     present = clips.index[clips["status"] == "ok"]
-    paths = [videos / path for path in clips["path"][present]]
-    keys = _keys(paths, workers)
-    todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in cache}
+    sources = _sources(clips, videos)
+    keys = _keys(sources, workers)
+    todo = {key: source for key, source in zip(keys, sources, strict=True) if key not in cache}
     found: dict[str, dict[str, Any]] = {}
     for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
         found[key] = probed
         if probed["readable"]:  # the cause of an unreadable file may pass, such as missing permission
             cache.add(key, probed)
-    print(f"probe: {len(paths)} clips, {len(todo)} decoded, {len(paths) - len(todo)} from the cache")
+    print(f"probe: {len(keys)} clips, {len(todo)} decoded, {len(keys) - len(todo)} from the cache")
     probed = pd.DataFrame([found.get(key) or cache[key] for key in keys], index=present, columns=_PROBED)
     probed["status"] = probed["readable"].map({True: "ok", False: "unreadable"})
     table = clips.assign(frames=0, fps=0.0, width=0, height=0)
     # Whole columns at once: one assignment per clip took most of the time of this stage.
     for column in ("frames", "fps", "width", "height", "status", "reason"):
         table.loc[present, column] = probed[column]
-    usable = probed.assign(key=keys)[probed["readable"].astype(bool)]
+    usable = probed.assign(key=keys, path=clips["path"][present])[probed["readable"].astype(bool)]
     first = duplicates.first_copies(usable) if len(usable) else usable.index
-    return duplicates.with_copies(table[CLIP_COLUMNS], pd.Series(first, usable.index), merge_copies)
+    columns = CLIP_COLUMNS + [name for name in SPAN_COLUMNS if name in table]
+    return duplicates.with_copies(table[columns], pd.Series(first, usable.index), merge_copies)
 
 
 def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache) -> tuple[int, int]:
     """Return how many clips :func:`list_and_probe` would decode, and how many it finds in the cache."""
     clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
-    keys = _keys([videos / path for path in clips["path"][clips["status"] == "ok"]], workers=0)
+    keys = _keys(_sources(clips, videos), workers=0)
     count = sum(key not in cache for key in keys)
     return count, len(keys) - count
 
 
-def _keys(paths: list[Path], workers: int) -> list[str]:
-    """Return the cache key of each file: its content and what decodes it. Files are read by several threads."""
+def _sources(clips: pd.DataFrame, videos: Path) -> list[Source]:
+    return [(videos / row.path, span_of(row)) for row in clips[clips["status"] == "ok"].itertuples()]
+
+
+def _keys(sources: list[Source], workers: int) -> list[str]:
+    """Return the cache key of each clip: its content and what decodes it. Files are read by several threads."""
     decoder = {"code": code_digest(*import_closure([_DECODER, Path(duplicates.__file__)])), "ffmpeg": av.__version__}
 
-    def key(path: Path) -> str:
+    def digest(path: Path) -> str:
         try:
-            # FFmpeg lets the ending decide between containers that look alike.
-            return key_of(sha256=sha256_of(path), ending=path.suffix.lower(), **decoder)
+            return sha256_of(path)
         except OSError:
             return secrets.token_hex()  # found nowhere: probing the file gives the reason
 
-    return in_threads(key, paths, workers=workers, what="probe: cached")
+    paths = list(dict.fromkeys(path for path, _ in sources))
+    digests = dict(zip(paths, in_threads(digest, paths, workers=workers, what="probe: cached"), strict=True))
+    return [
+        # FFmpeg lets the ending decide between containers that look alike.
+        key_of(sha256=digests[path], ending=path.suffix.lower(), **({"span": span} if span else {}), **decoder)
+        for path, span in sources
+    ]
 
 
-def _probe_one(job: tuple[str, Path]) -> tuple[str, dict[str, Any]]:
-    key, path = job
+def _probe_one(job: tuple[str, Source]) -> tuple[str, dict[str, Any]]:
+    key, (path, span) = job
     fingerprint = duplicates.Fingerprint()
-    probed = probe(path, fingerprint.add)
+    probed = probe(path, fingerprint.add, span)
     return key, {**asdict(probed), "fingerprint": fingerprint.text() if probed.readable else ""}
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from twostream.core.files import atomic_path
 from twostream.errors import UserError, reason
 
+if TYPE_CHECKING:
+    from twostream.video import Span
+
 CLIP_COLUMNS = ["clip_id", "path", "class", "group", "frames", "fps", "width", "height", "status", "reason"]
-COPIES = "copy_of"  # one more column, only where clips show the same video
+SPAN_COLUMNS = ["start", "end"]  # only where clips are spans of videos: seconds, missing for a clip that is all of one
+COPIES = "copy_of"  # only where clips show the same video
 STATUSES = ("ok", "unreadable", "missing")
 SUBSETS = ("train", "val", "test", "unused")
 
@@ -25,14 +31,17 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_clips(path: str | Path) -> pd.DataFrame:
-    """Read `clips.csv`: one row per clip, columns :data:`CLIP_COLUMNS`, and :data:`COPIES` if there are any.
+    """Read `clips.csv`: one row per clip, columns :data:`CLIP_COLUMNS`, then :data:`SPAN_COLUMNS` and :data:`COPIES`
+    if there are any.
 
-    Text columns are str; frames, width and height int64; fps float64.
+    Text columns are str; frames, width and height int64; fps, start and end float64.
 
     Raises:
         UserError: the file is missing or has other columns.
     """
     table = _read(path, CLIP_COLUMNS, {"frames": "int64", "width": "int64", "height": "int64", "fps": "float64"})
+    for column in set(SPAN_COLUMNS) & set(table):
+        table[column] = pd.to_numeric(table[column])  # an empty cell is missing
     if table["clip_id"].duplicated().any():
         raise UserError(f"{path}: clip {table['clip_id'][table['clip_id'].duplicated()].iloc[0]!r} is listed twice")
     return table
@@ -47,6 +56,12 @@ def read_split(path: str | Path) -> pd.Series:
     return table.set_index("clip_id")["subset"]
 
 
+def span_of(row: Any) -> Span | None:
+    """Return the span of its video that a clip is, for a row of :meth:`pandas.DataFrame.itertuples`; None for all."""
+    start, end = getattr(row, "start", math.nan), getattr(row, "end", math.nan)
+    return None if math.isnan(start) else (start, end)
+
+
 def classes_of(clips: pd.DataFrame) -> list[str]:
     """Return all class names in label order (sorted), including those without a readable clip."""
     return sorted(clips["class"].unique())
@@ -58,6 +73,6 @@ def _read(path: str | Path, columns: list[str], types: dict[str, str]) -> pd.Dat
         table = pd.read_csv(path, dtype=defaultdict(lambda: "str", types), keep_default_na=False, na_values=[])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); run `dvc repro` to make it again") from None
-    if list(table.columns) not in (columns, [*columns, COPIES]):
+    if [name for name in table.columns if name not in (*SPAN_COLUMNS, COPIES)] != columns:
         raise UserError(f"{path}: has the columns {', '.join(table.columns)}; expected {', '.join(columns)}")
     return table

@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 
 from twostream.errors import UserError, reason
-from twostream.video import NETWORK, TIMEOUT_S, Stream, VideoError, open_video
-from twostream.video.probe import Clock
+from twostream.video import NETWORK, TIMEOUT_S, Clock, Stream, VideoError, open_video
 
 STDIN = "-"
 Live = Generator[tuple[float, dict[str, np.ndarray]], None, None]

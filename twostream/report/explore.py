@@ -15,11 +15,11 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from twostream.core.files import atomic_path
-from twostream.datasets.tables import STATUSES, classes_of, write_table
+from twostream.datasets.tables import STATUSES, classes_of, span_of, write_table
 from twostream.errors import UserError, reason
 from twostream.report.charts import MOST_ROWS, Bar, bars, standalone
 from twostream.report.text import shorten, visible
-from twostream.video import VideoError, read_frames, resize
+from twostream.video import Span, VideoError, read_frames, resize
 
 DURATION_EDGES = (0, 1, 2, 5, math.inf)  # seconds
 DURATION_BINS = ("0 to 1 s", "1 to 2 s", "2 to 5 s", "over 5 s")
@@ -211,8 +211,9 @@ def _contact_sheet(clips: pd.DataFrame, videos: Path) -> np.ndarray:
         cell[:] = _EMPTY
         if name in readable:
             # Not the first clip of every class: those are often from the same source.
-            clip = readable[name].iloc[number * len(readable[name]) // len(names)]
-            _letterbox(_middle_frame(videos / clip["path"], int(clip["frames"])), cell)
+            chosen = number * len(readable[name]) // len(names)
+            clip = next(readable[name].iloc[chosen : chosen + 1].itertuples())
+            _letterbox(_middle_frame(videos / clip.path, clip.frames, span_of(clip)), cell)
         else:
             _write_line(cell, "no readable clip", height / 2 + 4, centred=True)
         _write_line(sheet[y + height : y + height + _LABEL, x : x + width], name, _LABEL * 0.7)
@@ -248,10 +249,10 @@ def _sheet_layout(classes: int) -> _Layout:
     return _Layout(width, height, columns, math.ceil(classes / columns))
 
 
-def _middle_frame(path: Path, frames: int) -> np.ndarray:
-    """Return the middle frame of a video, uint8 [H, W, 3] RGB."""
+def _middle_frame(path: Path, frames: int, span: Span | None) -> np.ndarray:
+    """Return the middle frame of a clip, uint8 [H, W, 3] RGB."""
     try:
-        frame = next(itertools.islice(read_frames(path), frames // 2, None), None)
+        frame = next(itertools.islice(read_frames(path, span=span), frames // 2, None), None)
         problem = f"fewer frames than the {frames} in clips.csv"
     except VideoError as error:
         frame, problem = None, str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import time
@@ -16,6 +17,7 @@ from typing import BinaryIO
 import av
 import cv2
 import numpy as np
+from av.format import Flags
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
@@ -51,11 +53,20 @@ _MATRICES = frozenset({1, 4, 7, 9, 10})
 _DEFAULT_TRACK = 5_000_000  # pixels that the flag `default` is worth, as for FFmpeg's own choice
 # Sample aspect ratios beyond are errors of the header; those nearer to 1 (4320:4319 in UCF101) are errors of rounding.
 _MOST_STRETCH, _LEAST_STRETCH = 10, 1.02
+USUAL_FPS = 25.0  # of a stream that gives no frame rate
+# A step back of more than this, or in a transport stream a jump ahead of more than that, starts another recording
+# (`ffmpeg` has the same limits).
+_BACK_S, _AHEAD_S = 0.1, 10.0
+_SEEK_S = 2.0  # a span that starts earlier is reached by decoding
+_TICK_S = 0.001  # of the ends of spans
 
 av.logging.set_level(av.logging.PANIC)  # errors that matter are raised; libav's messages would break the progress bar
 
 
 Watch = Callable[["av.Packet | None", str], None]
+Span = tuple[
+    float, float
+]  # from its first frame up to the frame after its last, in seconds from the video's first frame
 Stream = BinaryIO | RawIOBase
 
 
@@ -63,8 +74,10 @@ class VideoError(Exception):
     """The file holds no video that can be decoded; the message says why in a few words, without the path."""
 
 
-def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.ndarray, None, None]:
-    """Decode a video frame by frame in presentation order.
+def read_frames(
+    path: str | Path, pixel_format: str = "rgb24", span: Span | None = None
+) -> Generator[np.ndarray, None, None]:
+    """Decode a video, or a span of it, frame by frame in presentation order.
 
     Frames have the shape and the orientation that players show: the sample aspect ratio widens or narrows them, and
     the display matrix turns and mirrors them. Frames that cannot be decoded, or that an edit list hides, are left out.
@@ -72,13 +85,58 @@ def read_frames(path: str | Path, pixel_format: str = "rgb24") -> Generator[np.n
     Args:
         path: a file in a container that holds its video itself, or an address with one of the prefixes `NETWORK`.
         pixel_format: `rgb24` for uint8 [H, W, 3] frames, `gray` for uint8 [H, W] luma.
+        span: which frames; None for all.
+
+    Raises:
+        VideoError: no video stream, or the file cannot be opened.
+    """
+    if span:
+        for video, frame, _ in frames_in(path, span):
+            yield video.image(frame, pixel_format)
+        return
+    with open_video(path) as video:
+        for frame in video.decode():
+            yield video.image(frame, pixel_format)
+
+
+def frames_in(path: str | Path, span: Span) -> Generator[tuple[Video, av.VideoFrame, float], None, None]:
+    """Yield the open video and each frame of a span of it, with its time as :class:`Clock` gives it.
+
+    Only a part of the file is read: from the key frame before the span on. A file in which this key frame cannot be
+    found is decoded from its start.
+    """
+    for seeks in (True, False):
+        with open_video(path) as video:
+            clock = Clock(video)
+            frames = video.decode_from(span[0], clock) if seeks else video.decode(clock.see)
+            if frames is None:
+                continue
+            for frame in frames:
+                time = clock(frame.time)
+                if time >= span[1] - _TICK_S:
+                    return
+                if time >= span[0] - _TICK_S:
+                    yield video, frame, time
+            return
+
+
+def frame_times(path: str | Path) -> np.ndarray:
+    """Return when each frame of a video is shown, by the time stamps in the file: nothing is decoded.
+
+    Returns:
+        float64 [frames]: seconds from the first frame, never decreasing.
 
     Raises:
         VideoError: no video stream, or the file cannot be opened.
     """
     with open_video(path) as video:
-        for frame in video.decode():
-            yield video.image(frame, pixel_format)
+        clock = Clock(video)
+        times: list[float] = []
+        with contextlib.suppress(av.error.FFmpegError):  # the file breaks off
+            for packet in video.container.demux(video.track):
+                if packet.size and not packet.is_discard:
+                    times.append(clock.shown(packet))
+        return np.sort(times) - min(times, default=0.0)
 
 
 @contextlib.contextmanager
@@ -162,6 +220,27 @@ class Video:
             watch(packet, why)
             yield from frames
 
+    def decode_from(self, start: float, clock: Clock) -> Iterator[av.VideoFrame] | None:
+        """Return the frames from a key frame before `start` on, in seconds from the first frame; None if it is unknown.
+
+        `clock` then gives their times.
+        """
+        if start < _SEEK_S or is_broadcast(self):
+            return None
+        first = next(self.decode(), None)
+        if first is None or first.time is None or not clock.tick:
+            return None
+        clock(first.time)
+        try:
+            self.container.seek(int((first.time + start) / clock.tick), stream=self.track)
+        except av.error.FFmpegError:
+            return None
+        frames = self.decode(clock.see)
+        found = next(frames, None)
+        if found is None or found.time is None or found.time - first.time > start + _TICK_S:
+            return None
+        return itertools.chain([found], frames)
+
     def _frames_of(self, packet: av.Packet) -> tuple[list[av.VideoFrame], str]:
         """Return the frames that are complete with this packet, and why it cannot be decoded."""
         # An empty packet repeats the frame before; the one at the end, which has no time, gets the last frames out.
@@ -221,6 +300,70 @@ class Video:
         if self._turned is None:  # by the first frame: looking at the data beside every frame takes time
             self._turned = _orientation(frame)
         return self._turned
+
+
+class Clock:
+    """Turns the time stamps of frames into seconds from the first frame, never decreasing.
+
+    Time goes on by one frame where a time stamp is missing, or where another recording starts in the same file.
+    """
+
+    def __init__(self, video: Video):
+        track = video.track
+        self.fps = float(track.average_rate or track.guessed_rate or 0)
+        self._step = 1 / (self.fps or USUAL_FPS)
+        self.tick = float(track.time_base or 0)
+        self._ahead = _AHEAD_S if is_broadcast(video) else np.inf
+        self._track = track
+        self._decoded: float | None = None  # when the packet before is decoded
+        self._offsets = [0.0]  # from time stamps to seconds, of the recording before and of this one
+        self._time: float | None = None
+
+    def see(self, packet: av.Packet | None, _: str) -> None:
+        """Watch the packets of the track among all packets, as :meth:`Video.decode` shows them."""
+        if packet is not None and packet.stream is self._track:
+            self.watch(packet)
+
+    def watch(self, packet: av.Packet) -> None:
+        """Notice in a packet of the track whether another recording starts."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return
+        before, self._decoded = self._decoded, stamp * self.tick
+        if before is not None and not -_BACK_S <= self._decoded - before <= self._ahead:
+            last = self._offsets[-1]
+            self._offsets = [last, last + before + self._step - self._decoded]
+
+    def shown(self, packet: av.Packet) -> float:
+        """Return when the frame of a packet is shown, from an unknown zero; packets come in the order of decoding."""
+        self.watch(packet)
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        # Of other containers, the first packets may have no time of decoding, which then seems to step back.
+        offset = self._offsets[-1] if np.isfinite(self._ahead) else 0.0
+        self._time = (self._time or 0.0) + self._step if stamp is None else stamp * self.tick + offset
+        return self._time
+
+    def __call__(self, stamp: float | None) -> float:
+        """Return the time of the next frame."""
+        if self._time is None:
+            self._offsets = [offset - (stamp or 0.0) - self._offsets[0] for offset in self._offsets]
+            self._time = 0.0
+        else:
+            # The decoder keeps frames back: after the first packets of a recording, frames of the one before come.
+            due = self._time + self._step
+            time = due if stamp is None else stamp + self._offsets[-1]
+            if stamp is not None and len(self._offsets) > 1:
+                time = min((stamp + offset for offset in self._offsets), key=lambda time: abs(time - due))
+            self._time = max(self._time, time)
+        return self._time
+
+
+def is_broadcast(video: Video) -> bool:
+    """Return whether a file may be a part of a transmission.
+
+    It then starts with frames that refer to earlier ones, declares no duration, and its time stamps may jump.
+    """
+    return Flags.ts_discont in Flags(video.container.format.flags)
 
 
 def _best_track(container: av.container.InputContainer) -> av.VideoStream:

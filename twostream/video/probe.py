@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import numpy as np
-from av.format import Flags
 
-from twostream.video import MIN_SIDE, Video, VideoError, open_video
+from twostream.video import MIN_SIDE, Clock, Span, Video, VideoError, frames_in, is_broadcast, open_video
 
 # Headers of real files are often wrong by one frame (HMDB51), and a broken end should not make a clip unreadable; a
 # loss of more than this fraction of the frames should.
 MAX_LOST = 0.2
 MAX_FLAWED = 0.5  # of the frames with errors in them: the rest of such frames is a guess of the decoder, or noise
-USUAL_FPS = 25.0  # of a stream that gives no frame rate
-# A step back of more than this, or in a transport stream a jump ahead of more than that, starts another recording
-# (`ffmpeg` has the same limits).
-_BACK_S, _AHEAD_S = 0.1, 10.0
 _TRAILER = 4096  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
 _DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
@@ -49,17 +44,27 @@ class Probe:
     reason: str
 
 
-def is_broadcast(video: Video) -> bool:
-    """Return whether a file may be a part of a transmission.
-
-    It then starts with frames that refer to earlier ones, declares no duration, and its time stamps may jump.
-    """
-    return Flags.ts_discont in Flags(video.container.format.flags)
+def probe(path: str | Path, see: See | None = None, span: Span | None = None) -> Probe:
+    """Decode a file, or a span of it, and report what is in it; never raises for a bad file. `see` gets every frame."""
+    return _probe_span(path, see, span) if span else survey(path, see)[0]
 
 
-def probe(path: str | Path, see: See | None = None) -> Probe:
-    """Decode the whole file and report what is in it; never raises for a bad file. `see` gets every frame."""
-    return survey(path, see)[0]
+def _probe_span(path: str | Path, see: See | None, span: Span) -> Probe:
+    """Report what is in a span: a clip of its own, which is damaged if frames at its start or its end are missing."""
+    times: list[float] = []
+    size, fps = (0, 0), 0.0
+    try:
+        for video, frame, time in frames_in(path, span):
+            if not times:
+                size, fps = video.shown_size(frame), float(video.track.average_rate or video.track.guessed_rate or 0)
+            times.append(time)
+            if see:
+                see(video, frame)
+    except VideoError as error:
+        return Probe(0, 0.0, 0, 0, False, str(error))
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    lost = round(max(times[0] - span[0] + span[1] - times[-1] - step, 0.0) / step) if step else 0
+    return _verdict(Probe(len(times), round(_fps(fps, np.array(times), lost), 6), *size, False, ""), lost, at_end=True)
 
 
 def survey(path: str | Path, see: See | None = None) -> tuple[Probe, np.ndarray]:
@@ -82,47 +87,6 @@ def survey(path: str | Path, see: See | None = None) -> tuple[Probe, np.ndarray]
     except VideoError as error:
         return Probe(0, 0.0, 0, 0, False, str(error)), np.zeros(0)
     return _judge(record, np.array(times), *size), np.array(times)
-
-
-class Clock:
-    """Turns the time stamps of frames into seconds from the first frame, never decreasing.
-
-    Time goes on by one frame where a time stamp is missing, or where another recording starts in the same file.
-    """
-
-    def __init__(self, video: Video):
-        track = video.track
-        self.fps = float(track.average_rate or track.guessed_rate or 0)
-        self._step = 1 / (self.fps or USUAL_FPS)
-        self._tick = float(track.time_base or 0)
-        self._ahead = _AHEAD_S if is_broadcast(video) else np.inf
-        self._decoded: float | None = None  # when the packet before is decoded
-        self._offsets = [0.0]  # from time stamps to seconds, of the recording before and of this one
-        self._time: float | None = None
-
-    def watch(self, packet: av.Packet) -> None:
-        """Notice in a packet of the track whether another recording starts."""
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        if stamp is None:
-            return
-        before, self._decoded = self._decoded, stamp * self._tick
-        if before is not None and not -_BACK_S <= self._decoded - before <= self._ahead:
-            last = self._offsets[-1]
-            self._offsets = [last, last + before + self._step - self._decoded]
-
-    def __call__(self, stamp: float | None) -> float:
-        """Return the time of the next frame."""
-        if self._time is None:
-            self._offsets = [offset - (stamp or 0.0) - self._offsets[0] for offset in self._offsets]
-            self._time = 0.0
-        else:
-            # The decoder keeps frames back: after the first packets of a recording, frames of the one before come.
-            due = self._time + self._step
-            time = due if stamp is None else stamp + self._offsets[-1]
-            if stamp is not None and len(self._offsets) > 1:
-                time = min((stamp + offset for offset in self._offsets), key=lambda time: abs(time - due))
-            self._time = max(self._time, time)
-        return self._time
 
 
 class _Record:
@@ -255,11 +219,15 @@ def _asf_seconds(path: str) -> float:
 
 
 def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
-    frames = len(times)
     lost, at_end = record.lost(times)
-    total = frames + lost
-    found = Probe(frames, round(_fps(record.clock.fps, times, lost), 6), width, height, False, "")
-    first = f" ({record.failures[0]})" if record.failures else ""
+    found = Probe(len(times), round(_fps(record.clock.fps, times, lost), 6), width, height, False, "")
+    return _verdict(found, lost, at_end, record.failures, record.flawed)
+
+
+def _verdict(found: Probe, lost: int, at_end: bool, failures: Sequence[str] = (), flawed: int = 0) -> Probe:
+    """Return the report with whether the clip can be used, and why not."""
+    frames, total, width, height = found.frames, found.frames + lost, found.width, found.height
+    first = f" ({failures[0]})" if failures else ""
     if frames == 0:
         return replace(found, reason=f"no frame can be decoded{first}")
     if min(width, height) < MIN_SIDE:
@@ -269,17 +237,17 @@ def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe
     if lost > max(1, MAX_LOST * total):
         what = "cut short" if at_end else "damaged"
         return replace(found, reason=f"{what}: {frames} of about {total} frames can be decoded{first}")
-    if record.flawed > MAX_FLAWED * frames:
-        return replace(found, reason=f"damaged: errors in {record.flawed} of {frames} frames{first}")
-    if record.failures:
-        count = len(record.failures)
+    if flawed > MAX_FLAWED * frames:
+        return replace(found, reason=f"damaged: errors in {flawed} of {frames} frames{first}")
+    if failures:
+        count = len(failures)
         return replace(found, readable=True, reason=f"damaged but used: {count} packets cannot be decoded{first}")
     return replace(found, readable=True)
 
 
 def _fps(declared: float, times: np.ndarray, lost: int) -> float:
     """Return the declared frame rate, or the mean one where frames of a complete video come at another."""
-    if lost or len(times) < 2 or times[-1] <= 0:
+    if lost or len(times) < 2 or times[-1] <= times[0]:
         return declared
-    mean = (len(times) - 1) / float(times[-1])
+    mean = (len(times) - 1) / float(times[-1] - times[0])
     return declared if abs(mean - declared) <= 0.1 * declared else mean

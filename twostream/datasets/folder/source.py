@@ -13,9 +13,11 @@ from pathlib import Path, PurePath
 
 from twostream.datasets import is_video
 from twostream.datasets.folder.table import Row, cell_text, read_table, subset_of
+from twostream.datasets.folder.times import find_span
 from twostream.datasets.tables import SUBSETS
 from twostream.errors import UserError
 from twostream.sources.walk import walk_files
+from twostream.video import Span
 
 TABLE = "split.csv"
 
@@ -29,6 +31,7 @@ class Clip:
     group: str = ""
     split: str = ""
     reason: str = ""  # why it is missing; empty if it is there
+    span: Span | None = None  # of the video; None for all of it
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,10 @@ def _check_capitals(labels: Iterable[str], where: str) -> None:
             )
 
 
-def _clip(tree: Tree, path: Path, label: str, group: str = "", split: str = "") -> Clip:
+def _clip(
+    tree: Tree, path: Path, label: str, group: str = "", split: str = "", times: tuple[str, str] = ("", "")
+) -> Clip:
+    """Return a clip; raise a ValueError as `find_span`."""
     file = tree.root / path
     if file.is_file():
         why = ""
@@ -159,25 +165,32 @@ def _clip(tree: Tree, path: Path, label: str, group: str = "", split: str = "") 
         why = "a link to a file that does not exist"
     else:
         why = "not a regular file" if file.exists() else "listed in the table but not in the source"
-    return Clip(path, label, group, split, why)
+    return Clip(path, label, group, split, why, find_span(file, *times))
 
 
 def _clips_of_table(table: Path, tree: Tree) -> list[Clip]:
     """Return the clips that a table lists, and the videos that it does not list (`unused`)."""
     columns, rows = read_table(table)
-    lines: dict[Path, int] = {}
+    lines: dict[tuple[object, ...], int] = {}
     first: dict[str, tuple[str, int]] = {}
     renamed: list[str] = []
     clips: list[Clip] = []
     for row in rows:
         path = _resolve(row, tree, table, renamed)
         clip = _read_row(row, path, tree)
-        if path in lines:
-            raise row.error(f"{row.cells['path']!r} is in line {lines[path]} already; remove one of them")
-        label, line = first.setdefault(clip.label.casefold(), (clip.label, row.line))
+        # A span can have several classes at once. All of a video and a span of it would be clips of two groups.
+        same = (path, clip.span, clip.label) if clip.span else (path,)
+        if line := lines.get(same) or (lines.get((path,)) if clip.span else lines.get((path, "spans"))):
+            raise row.error(
+                f"{row.cells['path']!r} is in line {line} already"
+                f"{'' if same in lines else ', with and without start and end'}; remove one of them"
+            )
+        label, before = first.setdefault(clip.label.casefold(), (clip.label, row.line))
         if label != clip.label:
-            raise row.error(f"class {clip.label!r} is {label!r} in line {line}; write it in the same capitals")
-        lines[path] = row.line
+            raise row.error(f"class {clip.label!r} is {label!r} in line {before}; write it in the same capitals")
+        lines[same] = row.line
+        if clip.span:
+            lines.setdefault((path, "spans"), row.line)
         clips.append(clip)
     _report(renamed, "differ from their row in capitals")
     for side in ("train", "test"):
@@ -205,7 +218,10 @@ def _read_row(row: Row, path: Path, tree: Tree) -> Clip:
         split = subset_of(cells["split"]) or ""
         if not split:
             raise row.error(f"split {cells['split']!r} must be one of {', '.join(SUBSETS)}")
-    return _clip(tree, path, label, group, split)
+    try:
+        return _clip(tree, path, label, group, split, (cells.get("start", ""), cells.get("end", "")))
+    except ValueError as error:
+        raise row.error(str(error)) from None
 
 
 def _resolve(row: Row, tree: Tree, table: Path, renamed: list[str]) -> Path:

@@ -15,6 +15,8 @@ from twostream.datasets import is_video
 from twostream.errors import UserError, reason
 
 COLUMNS = ("path", "class", "group", "split")
+TIMES = ("start", "end")  # of a clip that is a span of its video
+_KNOWN = (*COLUMNS, *TIMES)
 DELIMITERS = ",;\t"
 
 # What people call the columns. A table that has one of these names in place of the column itself is refused.
@@ -23,6 +25,8 @@ _OTHER_NAMES = {
     "class": "label labels classname classlabel action activity category target",
     "group": "groups groupname groupid grp",
     "split": "splits subset set partition fold phase",
+    "start": "starts begin starttime startsec startseconds startframe tstart onset",
+    "end": "ends stop endtime endsec endseconds endframe tend offset",
 }
 _SUBSETS = {
     "train": "train training",
@@ -44,12 +48,16 @@ class Row(NamedTuple):
         return UserError(f"{self.where}: {problem}")
 
 
-def read_table(table: Path) -> tuple[list[str], list[Row]]:
-    """Return those columns of :data:`COLUMNS` that a table has, and its rows; blank rows are left out.
+def read_table(table: Path, rename: bool = False) -> tuple[list[str], list[Row]]:
+    """Return those columns of :data:`COLUMNS` and :data:`TIMES` that a table has, and its rows without blank ones.
 
     The first line names the columns, in any case and order. The delimiter is the comma, semicolon or tab that gives
     the most known columns. UTF-8 and UTF-16 are recognised; :func:`cell_text` decodes what is neither. A printed line
     names the columns that are not used.
+
+    Args:
+        table: the file.
+        rename: take a column whose name is close to one that the table lacks for this one, instead of refusing it.
 
     Raises:
         UserError: one line with table, line, column and remedy: the table is not text; it has no `path`, a column
@@ -70,7 +78,7 @@ def read_table(table: Path) -> tuple[list[str], list[Row]]:
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
-                columns = _columns(cells, where)
+                columns = _columns(cells, where, rename)
                 continue
             if len(cells) < len(columns) or any(cell.strip() for cell in cells[len(columns) :]):
                 raise UserError(
@@ -82,9 +90,9 @@ def read_table(table: Path) -> tuple[list[str], list[Row]]:
         raise UserError(f"{table}, line {reader.line_num + skipped}: not valid CSV ({error})") from None
     if not columns:
         raise UserError(f"{table}: is empty; the first line must be the columns {','.join(COLUMNS)}")
-    if others := [name for name in columns if name not in COLUMNS]:
+    if others := [name for name in columns if name not in _KNOWN]:
         print(f"folder: {table}: the columns {', '.join(map(repr, others))} are not used")
-    return [name for name in columns if name in COLUMNS], rows
+    return [name for name in columns if name in _KNOWN], rows
 
 
 def cell_text(cell: str) -> str:
@@ -133,19 +141,23 @@ def _known_columns(text: str, delimiter: str) -> tuple[int, int]:
         cells = next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:
         return 0, 0
-    return len({cell.strip().casefold() for cell in cells} & set(COLUMNS)), len(cells)
+    return len({cell.strip().casefold() for cell in cells} & set(_KNOWN)), len(cells)
 
 
-def _columns(cells: list[str], where: str) -> list[str]:
+def _columns(cells: list[str], where: str, rename: bool) -> list[str]:
     """Return the names of the columns from the first line; a column without a name is known by its number."""
     while not cells[-1].strip():
         cells = cells[:-1]
     names = [cell_text(cell) or f"column {number}" for number, cell in enumerate(cells, 1)]
-    columns = [name.casefold() if name.casefold() in COLUMNS else name for name in names]
-    for column in COLUMNS:
+    columns = [name.casefold() if name.casefold() in _KNOWN else name for name in names]
+    for column in _KNOWN:
         if columns.count(column) > 1:
             raise UserError(f"{where}: column {column} is there {columns.count(column)} times; remove all but one")
-    close = {meant: name for name in reversed(columns) if name not in COLUMNS and (meant := _meant(name))}
+    close = {meant: name for name in reversed(columns) if name not in _KNOWN and (meant := _meant(name))}
+    if rename:
+        meant_by = {name: column for column, name in close.items() if column not in columns}
+        columns = [meant_by.get(name, name) for name in columns]
+        close = {}
     if "path" not in columns:
         first_line = f"{where}: the first line must be the columns {','.join(COLUMNS)}, and path is missing"
         if "path" in close:
@@ -165,5 +177,5 @@ def _meant(name: str) -> str | None:
     for column, others in _OTHER_NAMES.items():
         if joined in others.split() or column in words:
             return column
-    close = difflib.get_close_matches(joined, [*COLUMNS, "label"], n=1, cutoff=0.75)
+    close = difflib.get_close_matches(joined, [*_KNOWN, "label"], n=1, cutoff=0.75)
     return ("class" if close[0] == "label" else close[0]) if close else None
