@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import moving_texture
 
-from twostream.clipstore import ClipReader, write_clip
+from twostream.clipstore import ClipReader, encode_frame, write_clip
 from twostream.clipstore.frames import stored_size
 from twostream.errors import UserError
 from twostream.flow.encoding import decode_flow, encode_flow
@@ -114,3 +114,9 @@ def test_a_foreign_zip_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="not a sound clip file"):
         ClipReader(tmp_path / "a.zip")
+
+
+def test_codes_give_the_same_jpeg_whatever_their_order_in_memory():
+    codes = np.random.default_rng(0).integers(1, 256, (16, 24, 2), dtype=np.uint8)
+    planar = np.ascontiguousarray(codes.transpose(0, 2, 1)).transpose(0, 2, 1)
+    assert encode_frame(planar, 90) == encode_frame(codes, 90)

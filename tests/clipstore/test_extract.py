@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import ROOT, as_pulled, moving_texture, write_video
 
 from twostream import flow
@@ -18,6 +19,7 @@ from twostream.clipstore.extract import extract_flow, extract_rgb, flow_fingerpr
 from twostream.core.cache import FileCache
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
+from twostream.flow.batch import BatchSolver
 from twostream.flow.encoding import decode_flow, encode_flow
 from twostream.params import Flow, parse_params
 
@@ -239,17 +241,12 @@ def _with_gpu(monkeypatch, solver) -> None:
     monkeypatch.setattr(extraction, "make_solver", lambda *_: solver)
 
 
-class _Differences:
-    """Stands for a batched solver: x is the difference of the images, y the first one, in sixteenths of a pixel."""
+class _Differences(BatchSolver):
+    """Stands for a solver on a GPU: x is the difference of the images, y the first one, in sixteenths of a pixel."""
 
-    def __init__(self):
-        import torch
-
-        self.device = torch.device("cpu")
+    device = torch.device("cpu")
 
     def match_batch(self, first, second):
-        import torch
-
         return torch.stack([second.float() - first.float(), first.float() - 128], -1) / 16
 
 

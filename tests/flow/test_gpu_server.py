@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import weakref
@@ -13,6 +12,7 @@ import torch
 
 from twostream.errors import UserError
 from twostream.flow import gpu_server as flowserver
+from twostream.flow.batch import BatchSolver
 from twostream.flow.encoding import encode_flow
 from twostream.flow.gpu_server import FlowServer, solve_remotely
 from twostream.flow.methods.tvl1 import PRESETS
@@ -21,7 +21,7 @@ from twostream.flow.methods.tvl1.torch import Tvl1Torch
 BOUND = 8.0
 
 
-class Differences:
+class Differences(BatchSolver):
     """Stands for a solver: x is the difference of the images, y the first one, in sixteenths of a pixel."""
 
     device = torch.device("cpu")
@@ -154,13 +154,12 @@ def test_a_client_that_dies_holds_nobody_up(monkeypatch):
     _small(monkeypatch, 4, 4)
     with FlowServer(Differences(), BOUND) as server:
         for last_words in (0, 1, 2):
-            dying = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            dying.connect(server.address)
+            dying = flowserver._Connection(server.address)
             if last_words > 0:
-                slot = flowserver._share_slot(dying, 16, 24, 4)
-                slot.frames[:] = 0
+                frames, _ = dying.shared(16, 24)
+                frames[:] = 0
             if last_words > 1:
-                dying.send(flowserver._REQUEST.pack(4))
+                dying._socket.send(flowserver._REQUEST.pack(16, 24, 4))
             dying.close()
         given_up = solve_remotely(server.address, _images(9))
         next(given_up)
@@ -201,7 +200,53 @@ def test_only_a_few_images_are_alive_however_long_the_clip(monkeypatch):
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (48, 64), (256, 344), (2160, 3840)])
-def test_shared_memory_is_bounded(height, width):
-    pairs = flowserver._pairs(flowserver.CHUNK_PX, height * width)
-    assert flowserver._slot_bytes(height, width, pairs) <= 3 * max(flowserver.CHUNK_PX, height * width) + height * width
+def test_shared_memory_holds_a_chunk_and_is_bounded(height, width):
+    memory = np.empty(4 * max(flowserver.CHUNK_PX, height * width), np.uint8)
+    frames, codes = flowserver._views(memory, height, width)
+    pairs = len(codes)
+    assert frames.shape == (pairs + 1, height, width) and codes.shape == (pairs, height, 2, width)
+    assert not np.shares_memory(frames, codes) and frames.size + codes.size <= memory.size
     assert flowserver._pairs(flowserver.BATCH_PX, height * width) % pairs == 0
+
+
+def test_the_clips_of_a_process_share_one_connection_and_one_memory(monkeypatch):
+    _small(monkeypatch, 8, 8, 30 * 40)
+    created = []
+    create = os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", lambda name: created.append(name) or create(name))
+    with FlowServer(Differences(), BOUND) as server:
+        for seed, size in enumerate([(16, 24), (30, 40), (24, 16), (16, 24)]):
+            images = _images(11, *size, seed=seed)
+            np.testing.assert_array_equal(list(solve_remotely(server.address, images)), _codes(Differences(), images))
+        assert len(server._memory) == 1
+    assert len(created) == 1
+
+
+def test_clips_of_one_process_at_the_same_time_do_not_mix(monkeypatch):
+    _small(monkeypatch, 4, 4)
+    one, two = _images(9, seed=1), _images(9, seed=2)
+    with FlowServer(Differences(), BOUND) as server:
+        results = zip(solve_remotely(server.address, one), solve_remotely(server.address, two), strict=True)
+        codes = [np.stack(clip) for clip in zip(*results, strict=True)]
+    np.testing.assert_array_equal(codes[0], _codes(Differences(), one))
+    np.testing.assert_array_equal(codes[1], _codes(Differences(), two))
+
+
+def test_codes_lie_in_memory_as_they_are_encoded():
+    with FlowServer(Differences(), BOUND) as server:
+        (codes,) = solve_remotely(server.address, _images(2))
+    assert codes.shape == (16, 24, 2) and codes.transpose(0, 2, 1).flags.c_contiguous
+
+
+def test_a_call_of_cuda_without_memory_halves_the_batch_too(monkeypatch):
+    _small(monkeypatch, 4, 4)
+
+    class Recording(Differences):
+        def match_batch(self, first, second):
+            if len(first) > 2:
+                raise RuntimeError("CUDA error: out of memory")
+            return super().match_batch(first, second)
+
+    images = _images(5)
+    with FlowServer(Recording(), BOUND) as server:
+        np.testing.assert_array_equal(list(solve_remotely(server.address, images)), _codes(Differences(), images))

@@ -496,9 +496,12 @@ def test_a_balanced_training_is_another_training(task, tmp_path, balance):
 def test_devices_divide_the_batch(task, monkeypatch):
     monkeypatch.setattr(training, "device_of", lambda _: "cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     two = RUNTIME.model_copy(update={"accelerator": "auto", "devices": 2})
     arithmetic = training._arithmetic(dataclasses.replace(task, precision="auto"), two)
     assert arithmetic == ("cuda", 2, "bf16-mixed")
     assert training._key(task, arithmetic, None) != training._key(task, arithmetic._replace(devices=1), None)
     with pytest.raises(UserError, match=r"streams\.v2\.batch_size: 5 clips cannot be divided among 2 GPUs"):
         training._arithmetic(_with(task, batch_size=5), two)
+    with pytest.raises(UserError, match=r"runtime\.devices: 3, but this machine has 2 GPUs"):
+        training._arithmetic(task, two.model_copy(update={"devices": 3}))

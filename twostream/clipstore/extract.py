@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import av
 import cv2
@@ -27,15 +27,19 @@ from twostream.clipstore import ClipReader, write_clip
 from twostream.clipstore.flow import flow_frames, grey_frames
 from twostream.clipstore.rgb import rgb_frames
 from twostream.core.cache import FileCache, code_digest, key_of, read_json
+from twostream.core.device import gpu_identity
 from twostream.core.files import atomic_path, sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import cores, in_threads, unordered
 from twostream.datasets.tables import span_of
 from twostream.errors import UserError, reason
 from twostream.flow import make_solver, method_files, resolve_device
-from twostream.flow.gpu_server import BatchSolver, FlowServer, solve_remotely
+from twostream.flow.gpu_server import FlowServer, solve_remotely
 from twostream.params import Flow, Rgb
 from twostream.video import Span, VideoError
+
+if TYPE_CHECKING:
+    from twostream.flow.batch import BatchSolver
 
 _HERE = Path(__file__).parent
 FINGERPRINT_FILE = "extraction.json"  # in the folder of the clips
@@ -120,7 +124,7 @@ def extract_flow(
             _compile_kernels(settings)
             return run(functools.partial(extract_flow_clip_cpu, job), missing)
         with message_if_slow(f"starting {settings.method} on the GPU"):
-            solver = cast(BatchSolver, make_solver(settings, device))
+            solver = cast("BatchSolver", make_solver(settings, device))
         with FlowServer(solver, settings.bound) as server:
             work = functools.partial(extract_flow_clip_gpu, job, server.address)
             return list(run(work, missing, here=True))  # the server's address is one of this machine
@@ -307,6 +311,8 @@ def flow_fingerprint(settings: Flow, device: str) -> dict[str, Any]:
     if settings.method == "raft" and os.path.isfile(settings.raft.weights):
         used["weights"] = sha256_of(settings.raft.weights)
     libraries = {"torch": version("torch")} if device == "cuda" or settings.method == "raft" else {}
+    if device == "cuda":
+        libraries |= gpu_identity()
     return _fingerprint(used, [_HERE / "flow.py", *method_files(settings.method, device)], **libraries)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from importlib.metadata import PackageNotFoundError, version
 
 from twostream.errors import UserError
 
@@ -34,3 +36,14 @@ def device_of(accelerator: str) -> str:
     if accelerator == "gpu":
         raise UserError("runtime.accelerator: gpu, but PyTorch finds no GPU that it can use; write auto or cpu")
     return "cpu"
+
+
+def gpu_identity() -> dict[str, str]:
+    """Return the kind of the GPU and Triton's version: the last bits of what it computes depend on them."""
+    import torch
+
+    found = torch.cuda.is_available()
+    kind = "sm_{}{}".format(*torch.cuda.get_device_capability()) if found else "none"
+    with contextlib.suppress(PackageNotFoundError):
+        return {"gpu": kind, "triton": version("triton")}
+    return {"gpu": kind}

@@ -3,12 +3,13 @@
     process of a clip (`solve_remotely`)          thread of the server (`FlowServer`)
     connect                                  -->  accept
     create shared memory, send its descriptor ->  map the same memory
-    write frames, send the number of pairs   -->  queue the request
+    write frames, send size and number of pairs -> queue the request
                                                   copy several requests to the GPU, solve, copy the codes back
     read the 8-bit codes                     <--  write the codes, send "solved" (or an error message)
-    ... until the clip ends, then close      -->  forget the memory
+    ... until the clip ends; the next clip of the process uses the same connection and memory
 
-Only chunks of one frame size share a batch. All batches of a size have the same number of pairs, filled up with repeats
+The memory stays because the first access to a new page costs more than copying its content. Only chunks of one frame
+size share a batch. All batches of a size have the same number of pairs, filled up with repeats
 of the last one: the flow of a pair then does not depend on the other clips, and the GPU sees one shape per size, for
 which it keeps kernels and graphs.
 """
@@ -16,6 +17,7 @@ which it keeps kernels and graphs.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import selectors
@@ -26,7 +28,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -35,22 +37,15 @@ from twostream.errors import UserError, reason
 if TYPE_CHECKING:
     import torch
 
+    from twostream.flow.batch import BatchSolver
+
 BATCH_PX = 1 << 23  # enough to keep a large GPU busy
-CHUNK_PX = 1 << 22  # bounds the memory per clip to 12.6 MB, however long the clip is
+CHUNK_PX = 1 << 22  # bounds the memory per process to 16.8 MB, however long a clip is
 _MAX_PAIRS = 256
-_SLOT = struct.Struct("<III")  # height, width and pairs of the shared memory whose descriptor is sent with it
-_REQUEST = struct.Struct("<I")  # pairs to solve
+_MEMORY = struct.Struct("<Q")  # bytes of the shared memory whose descriptor is sent with it
+_REQUEST = struct.Struct("<III")  # height, width and number of pairs to solve
 _SOLVED = b"solved"
 _MAX_MESSAGE = 4096  # bytes
-
-
-class BatchSolver(Protocol):
-    """A flow solver that solves many pairs of one size at once."""
-
-    device: torch.device
-
-    def match_batch(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Return the flow float32 [B, H, W, 2] in pixels of pairs uint8 [B, H, W], all on the device."""
 
 
 def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Generator[np.ndarray]:
@@ -67,21 +62,15 @@ def solve_remotely(address: str, images: Iterable[np.ndarray]) -> Generator[np.n
     first = next(images, None)
     if first is None:
         return
-    pairs = _pairs(CHUNK_PX, first.size)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, _lost_server_is_user_error():
-        server.connect(address)
-        slot = _share_slot(server, first.shape[0], first.shape[1], pairs)
-        slot.frames[0] = first
-        while count := _fill(slot.frames[1:], images):
-            server.send(_REQUEST.pack(count))
-            reply = server.recv(_MAX_MESSAGE)
-            if not reply:
-                raise ConnectionResetError
-            if reply != _SOLVED:
-                raise UserError(reply.decode())
-            for codes in slot.codes[:count]:
-                yield codes.copy()
-            slot.frames[0] = slot.frames[count]
+    height, width = first.shape
+    with _lost_server_is_user_error(), _connection(address) as connection:
+        frames, codes = connection.shared(height, width)
+        frames[0] = first
+        while count := _fill(frames[1:], images):
+            connection.solve(height, width, count)
+            for solved in codes[:count]:
+                yield solved.copy().transpose(0, 2, 1)  # keeps the order in memory, which is that of the encoded image
+            frames[0] = frames[count]
 
 
 def _fill(frames: np.ndarray, images: Iterator[np.ndarray]) -> int:
@@ -103,28 +92,76 @@ def _lost_server_is_user_error() -> Iterator[None]:
         ) from None
 
 
-class _Slot:
-    """Memory that a client shares with the server: frames [pairs + 1, H, W] go in, codes [pairs, H, W, 2] come back."""
+class _Connection:
+    """A client's connection to a server, with the memory that both share."""
 
-    def __init__(self, file: int, height: int, width: int, pairs: int) -> None:
-        memory = np.frombuffer(mmap.mmap(file, _slot_bytes(height, width, pairs)), np.uint8)
-        size = height * width
-        self.frames = memory[: (pairs + 1) * size].reshape(pairs + 1, height, width)
-        self.codes = memory[(pairs + 1) * size :].reshape(pairs, height, width, 2)
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.connect(address)
+        self._memory = np.empty(0, np.uint8)
+
+    def shared(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return frames and codes in the shared memory, as `_views`; larger memory is shared first where it is needed.
+
+        Pages that are never accessed take no memory.
+        """
+        size = 4 * max(CHUNK_PX, height * width)
+        if size > len(self._memory):
+            file = os.memfd_create("flow")  # has no name that could be left behind
+            try:
+                os.ftruncate(file, size)
+                socket.send_fds(self._socket, [_MEMORY.pack(size)], [file])
+                self._memory = _mapped(file, size)
+            finally:
+                os.close(file)
+        return _views(self._memory, height, width)
+
+    def solve(self, height: int, width: int, pairs: int) -> None:
+        """Wait until the server has solved the first `pairs` pairs of the shared frames."""
+        self._socket.send(_REQUEST.pack(height, width, pairs))
+        reply = self._socket.recv(_MAX_MESSAGE)
+        if not reply:
+            raise ConnectionResetError
+        if reply != _SOLVED:
+            raise UserError(reply.decode())
+
+    def close(self) -> None:
+        self._socket.close()
 
 
-def _slot_bytes(height: int, width: int, pairs: int) -> int:
-    return (3 * pairs + 1) * height * width
+_idle: list[_Connection] = []  # of this process, for its next clips
 
 
-def _share_slot(server: socket.socket, height: int, width: int, pairs: int) -> _Slot:
-    file = os.memfd_create("flow")  # has no name that could be left behind
+@contextlib.contextmanager
+def _connection(address: str) -> Iterator[_Connection]:
+    """Lend a connection to a server; it is kept for the next clip unless the block fails or is left early."""
+    connection = _idle.pop() if _idle else None
+    if connection is None or connection.address != address:
+        if connection is not None:
+            connection.close()
+        connection = _Connection(address)
     try:
-        os.ftruncate(file, _slot_bytes(height, width, pairs))
-        socket.send_fds(server, [_SLOT.pack(height, width, pairs)], [file])
-        return _Slot(file, height, width, pairs)
-    finally:
-        os.close(file)
+        yield connection
+    except BaseException:
+        connection.close()
+        raise
+    _idle.append(connection)
+
+
+def _mapped(file: int, size: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(file, size), np.uint8)
+
+
+def _views(memory: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frames [pairs + 1, H, W] and the codes [pairs, H, 2, W] of a chunk in shared memory."""
+    size = height * width
+    pairs = _pairs(CHUNK_PX, size)
+    end = (pairs + 1) * size
+    return (
+        memory[:end].reshape(pairs + 1, height, width),
+        memory[end : end + 2 * pairs * size].reshape(pairs, height, 2, width),
+    )
 
 
 def _pairs(pixels: int, size: int) -> int:
@@ -134,14 +171,19 @@ def _pairs(pixels: int, size: int) -> int:
 
 class _Request(NamedTuple):
     client: socket.socket
-    slot: _Slot
-    pairs: int
+    frames: np.ndarray  # uint8 [pairs + 1, H, W]
+    codes: np.ndarray  # uint8 [pairs, H, 2, W]
 
 
 class _Launched(NamedTuple):
     requests: list[_Request]
-    codes: torch.Tensor  # uint8 [B, H, W, 2], on its way to the host
+    codes: torch.Tensor  # uint8 [B, H, 2, W], on its way to the host
     ready: torch.cuda.Event | None
+
+
+def _batch_pairs(size: tuple[int, ...]) -> int:
+    """Return how many pairs of frames of a (height, width) are solved in one batch."""
+    return _pairs(BATCH_PX, math.prod(size))
 
 
 class FlowServer:
@@ -160,9 +202,9 @@ class FlowServer:
 
     def __init__(self, solver: BatchSolver, bound_px: float) -> None:
         self._solver = solver
-        self._scale = 127.0 / bound_px
+        self._bound_px = bound_px
         self._part_px = BATCH_PX  # less once a batch did not fit
-        self._slots: dict[socket.socket, _Slot] = {}
+        self._memory: dict[socket.socket, np.ndarray] = {}
         self._requests: deque[_Request] = deque()
         self._failure = ""
 
@@ -223,13 +265,15 @@ class FlowServer:
         except ConnectionError:
             message, files = b"", []
         if files:
-            self._slots[client] = _Slot(files[0], *_SLOT.unpack(message))
+            self._memory[client] = _mapped(files[0], *_MEMORY.unpack(message))
             os.close(files[0])
         elif message:
-            self._requests.append(_Request(client, self._slots[client], *_REQUEST.unpack(message)))
-        else:  # the client has finished its clip or died
+            height, width, pairs = _REQUEST.unpack(message)
+            frames, codes = _views(self._memory[client], height, width)
+            self._requests.append(_Request(client, frames[: pairs + 1], codes[:pairs]))
+        else:  # the client has ended or died
             self._selector.unregister(client)
-            self._slots.pop(client, None)
+            self._memory.pop(client, None)
             self._requests = deque(request for request in self._requests if request.client is not client)
             client.close()
 
@@ -237,19 +281,16 @@ class FlowServer:
         """Remove from the queue the oldest request and all of its size that fit into one batch with it."""
         if not self._requests:
             return []
-        shape = self._requests[0].slot.codes.shape
-        room, taken, left = self._batch_pairs(shape), [], deque[_Request]()
+        size = self._requests[0].frames.shape[1:]
+        room, taken, left = _batch_pairs(size), [], deque[_Request]()
         for request in self._requests:
-            if request.slot.codes.shape == shape and request.pairs <= room:
-                room -= request.pairs
+            if request.frames.shape[1:] == size and len(request.codes) <= room:
+                room -= len(request.codes)
                 taken.append(request)
             else:
                 left.append(request)
         self._requests = left
         return taken
-
-    def _batch_pairs(self, shape: tuple[int, ...]) -> int:
-        return max(_pairs(BATCH_PX, shape[1] * shape[2]), shape[0])
 
     def _attempt(self, step, work, requests: list[_Request]) -> _Launched | None:
         """Do a step of the work; if it fails, answer these and all later requests with the reason."""
@@ -272,8 +313,8 @@ class FlowServer:
         import torch
 
         frames, first = self._pack(requests)
-        taken = sum(request.pairs for request in requests)
-        codes = self._codes(self._to_device(frames), self._to_device(first))[:taken]
+        taken = sum(len(request.codes) for request in requests)
+        codes = self._codes(frames, first)[:taken]
         if self._solver.device.type != "cuda":
             return _Launched(requests, codes, None)
         on_host = torch.empty(codes.shape, dtype=torch.uint8, pin_memory=True)
@@ -284,12 +325,33 @@ class FlowServer:
 
     def _pack(self, requests: list[_Request]) -> tuple[np.ndarray, np.ndarray]:
         """Return the frames of all requests, uint8 [F, H, W], and the index of each pair's first frame, int64 [B]."""
-        frames = np.concatenate([request.slot.frames[: request.pairs + 1] for request in requests])
-        starts = np.cumsum([0, *(request.pairs + 1 for request in requests[:-1])])
-        counts = [request.pairs for request in requests]
+        frames = np.concatenate([request.frames for request in requests])
+        starts = np.cumsum([0, *(len(request.frames) for request in requests[:-1])])
+        counts = [len(request.codes) for request in requests]
         first = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
-        missing = self._batch_pairs(requests[0].slot.codes.shape) - len(first)
+        missing = _batch_pairs(frames.shape[1:]) - len(first)
         return frames, np.pad(first, (0, missing), mode="edge")
+
+    def _codes(self, frames: np.ndarray, first: np.ndarray) -> torch.Tensor:
+        """Return the codes of the flow from each frame in `first` to the one after it, uint8 [B, H, 2, W]."""
+        import torch
+
+        while True:
+            most = _pairs(self._part_px, frames[0].size)
+            try:
+                return self._codes_in_parts(self._to_device(frames), self._to_device(first), most)
+            except RuntimeError as error:  # an OutOfMemoryError, or that of a call of CUDA, such as recording a graph
+                if most == 1 or "out of memory" not in str(error):
+                    raise
+            # Outside the except block, where the exception no longer keeps the failed allocations alive.
+            self._part_px = most // 2 * frames[0].size
+            torch.cuda.empty_cache()
+
+    def _codes_in_parts(self, frames: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
+        import torch
+
+        solve, bound_px = self._solver.code_batch, self._bound_px
+        return torch.cat([solve(frames[part], frames[part + 1], bound_px) for part in first.split(most)])
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         import torch
@@ -299,33 +361,12 @@ class FlowServer:
             tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
         return tensor.to(self._solver.device, non_blocking=True)
 
-    def _codes(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        """Return the codes of the flow from each frame in `first` to the one after it, rounded as in `encode_flow`."""
-        import torch
-
-        while True:
-            most = _pairs(self._part_px, frames[0].numel())
-            try:
-                return torch.cat([self._codes_of_part(frames, part) for part in first.split(most)])
-            except torch.OutOfMemoryError:
-                if most == 1:
-                    raise
-            # Outside the except block, where the exception no longer keeps the failed allocations alive.
-            self._part_px = most // 2 * frames[0].numel()
-            torch.cuda.empty_cache()
-
-    def _codes_of_part(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        flow_px = self._solver.match_batch(frames[first], frames[first + 1])
-        return (flow_px * self._scale).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-
     def _finish(self, launched: _Launched) -> None:
         """Copy the codes of a batch to the memory of its clients, and answer them."""
         if launched.ready is not None:
             launched.ready.synchronize()
         codes, at = launched.codes.numpy(), 0
         for request in launched.requests:
-            request.slot.codes[: request.pairs] = codes[at : at + request.pairs]
-            at += request.pairs
+            request.codes[:] = codes[at : at + len(request.codes)]
+            at += len(request.codes)
         self._answer(launched.requests, _SOLVED)

@@ -206,7 +206,10 @@ def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
 
         from twostream.streams.gpu import has_bf16
 
-        devices, best = runtime.devices or torch.cuda.device_count(), "bf16" if has_bf16() else "32"
+        found = torch.cuda.device_count()
+        devices, best = runtime.devices or found, "bf16" if has_bf16() else "32"
+        if devices > found:
+            raise UserError(f"runtime.devices: {devices}, but this machine has {found} GPUs; write 0 for all of them")
     if task.stream.batch_size % devices:
         raise UserError(
             f"streams.{task.name}.batch_size: {task.stream.batch_size} clips cannot be divided among {devices} GPUs; "

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch.nn import functional
 from torchvision.models import optical_flow
 
 from twostream.errors import UserError
-from twostream.flow import Solver
+from twostream.flow.batch import BatchSolver
 from twostream.networks.weight_files import fetch, read_weights
 
 if TYPE_CHECKING:
@@ -24,21 +23,13 @@ _MODELS = {
 _SMALLEST = 128  # pixels: the coarsest correlation volume has a cell per 64 pixels and needs two on each side
 
 
-class RaftSolver(Solver):
+class RaftSolver(BatchSolver):
     """RAFT in 32 bit on one device; a grey image is used for all three colour channels."""
 
     def __init__(self, settings: Raft, device: torch.device) -> None:
         self.device = device
         self._updates = settings.updates
         self._network = _network(settings).eval().to(device)
-
-    def prepare(self, image: np.ndarray) -> torch.Tensor:
-        """Return the image on the device, uint8 [1, H, W]."""
-        return torch.tensor(image, device=self.device)[None]
-
-    def match(self, first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
-        """Return the flow float32 [H, W, 2] in pixels between two prepared images."""
-        return self.match_batch(first, second)[0].cpu().numpy()
 
     @torch.inference_mode()
     def match_batch(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

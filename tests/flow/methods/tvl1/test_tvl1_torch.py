@@ -213,7 +213,7 @@ from twostream.flow.methods.tvl1.torch import EAGER, Exposure, Rates, Tvl1Torch
 from twostream.flow.methods.tvl1.triton import KERNELS
 
 torch.set_num_threads(1)
-tvl1_triton._OPTIONS.update(TILE_Y=16)  # fewer to interpret, yet more than one
+tvl1_triton.OPTIONS.update(TILE_Y=16)  # fewer to interpret, yet more than one
 recipe = replace(PRESETS["balanced"], warps=(1,), iterations=(2,))
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(4, 31, 45, generator=generator)
@@ -237,7 +237,16 @@ data = EAGER.linearize(first, second, flow, 0.01, exposure)
 rates = Rates(0.33, 0.5, 0.98, 0.2, 0.6)
 compare("enlarge", lambda steps: steps.resample(dual[..., :16, :22], *plan[1].enlarge))
 compare("linearize", lambda steps: steps.linearize(first, second, flow, 0.01, exposure))
+dimmed = EAGER.linearize(first, 0.8 * second + 10, 0 * flow, 0.01, exposure)
+compare("exposure", lambda steps: steps.fit_exposure(first, 0 * flow, dimmed, exposure, 3, 1))
+compare("exposure of some rows", lambda steps: steps.fit_exposure(first, flow, data, exposure, 1, 4))
+halves = flow.round() / 4
+halves[..., :2] = 99
+compare("codes", lambda steps: steps.encode(halves, 127 / 2).float())
 compare("relax", lambda steps: steps.relax(flow, dual, data, 3, rates))
+tvl1_triton._cache = lambda device: (1 + tvl1_triton.STATE_BYTES * 31 * 48 / tvl1_triton._CACHE_SHARE, 1)
+assert tvl1_triton._pairs_at_once(2, 31 * 48, flow.device) == 1
+compare("relax pair by pair", lambda steps: steps.relax(flow, dual, data, 3, rates))
 compare("median 3", lambda steps: steps.median(flow, 3))
 compare("median 5", lambda steps: steps.median(flow, 5))
 compare("smooth", lambda steps: steps.resample(first, *plan[0].shrink))
@@ -260,7 +269,8 @@ def test_the_gpu_kernels_interpreted_on_the_cpu_do_what_the_plain_steps_do():
 
 
 @pytest.mark.slow
-def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_path):
+@pytest.mark.parametrize("capability", [75, 80, 90])  # T4, A100, H100
+def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_path, capability):
     triton = pytest.importorskip("triton", reason="triton is not installed")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -268,32 +278,16 @@ def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_pa
     from twostream.flow.methods.tvl1 import triton as tvl1_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tensors = {"flow", "ahead", "dual", "gradient", "weight", "image", "source", "result"}
-    tensors |= {"new_flow", "new_ahead", "new_dual"}
-    tensors |= {"first", "second", "gains", "offsets", "constant", "row_weights", "column_weights"}
-    numbers = {"edge", "tau", "sigma", "shrinkage", "limit", "blend"}
-    counts = {"TAPS_Y": 4, "TAPS_X": 5, "TILE_Y": 8, "TILE_X": 32}
-    kernels = (
-        tvl1_triton._resample,
-        tvl1_triton._linearize,
-        tvl1_triton._relax,
-        tvl1_triton._median3,
-        tvl1_triton._median5,
-    )
-    for kernel in kernels:
-        signature = {}
-        for name in kernel.arg_names:
-            if name in counts:
-                signature[name] = "constexpr"
-            elif name in tensors:
-                signature[name] = "*fp32"
-            elif name in ("rows", "columns"):
-                signature[name] = "*i32"
-            else:
-                signature[name] = "fp32" if name in numbers else "i32"
-        constants = {(i,): counts[name] for i, name in enumerate(kernel.arg_names) if name in counts}
-        source = ASTSource(kernel, signature, constants)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+    constants = {"TAPS_Y": 4, "TAPS_X": 5, "TILE_Y": 8, "TILE_X": 32, "ROUNDS": 3, "ROW_STEP": 4, "TILE": 1024}
+    types = dict.fromkeys(constants, "constexpr") | {"rows": "*i32", "columns": "*i32", "codes": "*u8"}
+    types |= dict.fromkeys(("height", "width", "pitch", "image_pitch", "source_pitch", "source_layer"), "i32")
+    types |= dict.fromkeys(("edge", "tau", "sigma", "shrinkage", "limit", "blend", "scale"), "fp32")
+    for name in ("_resample", "_linearize", "_fit_exposure", "_relax", "_median3", "_median5", "_encode"):
+        kernel = getattr(tvl1_triton, name)
+        signature = {argument: types.get(argument, "*fp32") for argument in kernel.arg_names}
+        used = {(i,): constants[argument] for i, argument in enumerate(kernel.arg_names) if argument in constants}
+        source = ASTSource(kernel, signature, used)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
         assert compiled.asm["cubin"]
 
 
@@ -306,7 +300,7 @@ def test_a_gpu_gives_the_flow_of_the_cpu_before_and_after_it_records_a_graph(siz
     pairs = _pairs(4, *size)
     expected = Tvl1Torch(BALANCED, "cpu").match_batch(*pairs)
     solver = Tvl1Torch(BALANCED, "cuda")
-    assert solver._steps is not EAGER
+    assert solver.steps is not EAGER
     runs = [solver.match_batch(*pairs) for _ in range(3)]
     assert (runs[0].cpu() - expected).abs().mean() < 2e-4
     assert torch.equal(runs[1], runs[0]) and torch.equal(runs[2], runs[0])
@@ -319,7 +313,7 @@ def test_a_gpu_keeps_few_graphs_and_stays_right_when_shapes_change():
     solver = Tvl1Torch(BALANCED, "cuda")
     shapes = [(1 + k % 3, 20 + 2 * k, 30) for k in range(12)]
     once = [solver.match_batch(*_pairs(*shape)) for shape in shapes]
-    assert len(solver._graphs) <= tvl1_torch._GRAPHS
+    assert len(solver._graphs) <= tvl1_torch.GRAPHS
     for _ in range(2):
         for shape, flow in zip(shapes[-4:], once[-4:], strict=True):
             assert torch.equal(solver.match_batch(*_pairs(*shape)), flow)
@@ -340,16 +334,16 @@ def test_graphs_are_recorded_at_the_second_call_of_a_shape_and_kept_for_many_sha
     solver = Tvl1Torch(PRESETS["fast"], "cpu")
     monkeypatch.setattr(tvl1_torch, "_Graph", Graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
-    solver.device, solver._steps = SimpleNamespace(type="cuda"), None
+    solver.device, solver.steps = SimpleNamespace(type="cuda"), None
     monkeypatch.setattr(solver, "_solve", lambda first, second, plan: torch.zeros(*first.shape, 2))
-    shapes = [(1, 16, 16 + width) for width in range(tvl1_torch._GRAPHS)]
+    shapes = [(1, 16, 16 + width) for width in range(tvl1_torch.GRAPHS)]
     for _ in range(4):
         for shape in shapes:
             solver._solve_chunk(torch.zeros(shape), torch.zeros(shape), [])
     assert recorded == shapes
     for _ in range(2):
         solver._solve_chunk(torch.zeros(1, 16, 99), torch.zeros(1, 16, 99), [])
-    assert len(solver._graphs) == tvl1_torch._GRAPHS and shapes[0] not in solver._graphs
+    assert len(solver._graphs) == tvl1_torch.GRAPHS and shapes[0] not in solver._graphs
 
 
 def test_a_sequence_is_solved_in_chunks(monkeypatch):

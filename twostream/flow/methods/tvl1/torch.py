@@ -1,8 +1,9 @@
 """TV-L1 flow of many pairs at once in PyTorch, on the CPU or a GPU; `__init__.py` explains the algorithm.
 
-A solve has four steps over complete levels: `resample`, `linearize`, `relax` and `median`. Here they are plain tensor
-operations, as close to the formulas as possible; `triton.py` has the same four as kernels for a GPU. All arithmetic is
-in 32 bit, except the sums in `fit_exposure`, which are in 64. A pair's flow does not depend on the rest of its batch.
+A solve consists of the steps `resample`, `linearize`, `fit_exposure`, `relax` and `median` over complete levels, and
+`encode`, which makes 8-bit codes of the flow. Here they are plain tensor operations, as close to the formulas as
+possible; `triton.py` has the same steps as kernels for a GPU. All arithmetic is in 32 bit, except the sums in
+`fit_exposure`, which are in 64. A pair's flow does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from twostream.errors import reason
-from twostream.flow import Solver
+from twostream.flow.batch import BatchSolver, encode
 from twostream.flow.methods.tvl1 import Recipe, enlarge_taps, pyramid_sizes, shrink_taps, smoothing_taps, warp_schedule
 
 Taps = tuple[Tensor, Tensor]
@@ -27,7 +28,7 @@ Taps = tuple[Tensor, Tensor]
 
 _CHUNK_PX = {"cpu": 1 << 18, "cuda": 1 << 23}  # pixels solved at once; each takes about 150 bytes
 _CHUNK_PAIRS = 4096  # a CUDA grid has at most 65535 layers, and each plane of a pair takes one
-_GRAPHS = 32  # real data sets have a dozen frame sizes; recording one again costs as much as many solves
+GRAPHS = 32  # real data sets have a dozen frame sizes; recording one again costs as much as many solves
 # Sorting networks: pairs of positions to compare and exchange, in order.
 _NETWORKS = {
     3: ((0, 1), (1, 2), (0, 1)),
@@ -61,12 +62,17 @@ class Exposure(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """An implementation of the four steps; see the functions of the same names below."""
+    """An implementation of the steps; see the functions of the same names below.
+
+    `encode` takes the flow [B, 2, H, W] and the bound of the codes, and returns them as `BatchSolver.code_batch` does.
+    """
 
     resample: Callable[[Tensor, Taps, Taps], Tensor]
     linearize: Callable[[Tensor, Tensor, Tensor, float, Exposure], Linear]
+    fit_exposure: Callable[[Tensor, Tensor, Linear, Exposure, int, int], Exposure]
     relax: Callable[[Tensor, Tensor, Linear, int, Rates], tuple[Tensor, Tensor]]
     median: Callable[[Tensor, int], Tensor]
+    encode: Callable[[Tensor, float], Tensor]
 
 
 class _Level(NamedTuple):
@@ -80,7 +86,7 @@ class _Level(NamedTuple):
     enlarge: tuple[Taps, ...] = ()
 
 
-class Tvl1Torch(Solver):
+class Tvl1Torch(BatchSolver):
     """TV-L1 in batches of pairs of one size.
 
     Args:
@@ -92,21 +98,11 @@ class Tvl1Torch(Solver):
     def __init__(self, recipe: Recipe, device: torch.device | str, steps: Steps | None = None) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
-        self._steps = steps or _fastest_steps(recipe, self.device)
-        self._plan = functools.lru_cache(4 * _GRAPHS)(self._new_plan)
+        self.steps = steps or _fastest_steps(recipe, self.device)
+        self._plan = functools.lru_cache(4 * GRAPHS)(self._new_plan)
         self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
         self._seen: set[tuple[int, ...]] = set()  # shapes for which the kernels are compiled
         self._pool: Any = None  # of the memory of all graphs
-
-    @torch.inference_mode()
-    def prepare(self, image: np.ndarray) -> list[Tensor]:
-        """Return the pyramid of an image uint8 [H, W], finest level first: float32 [1, h, w] each, on the device."""
-        return self._pyramid(self._moved(image)[None], self._plan(*image.shape))
-
-    @torch.inference_mode()
-    def match(self, first: list[Tensor], second: list[Tensor]) -> np.ndarray:
-        """Return the flow float32 [H, W, 2] in pixels between two prepared images."""
-        return self._match(first, second, self._plan(*first[0].shape[1:]))[0].cpu().numpy()
 
     @torch.inference_mode()
     def match_batch(self, first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Tensor:
@@ -117,14 +113,15 @@ class Tvl1Torch(Solver):
         graph, which is replayed from then on, for the 32 shapes used last: use few different shapes. Only one thread
         at a time may use a solver.
         """
-        count, height, width = first.shape
-        plan = self._plan(height, width)
-        most = self._chunk_pairs(height, width)
-        flow = torch.empty(count, height, width, 2, device=self.device)
-        for start in range(0, count, most):
-            chunk = slice(start, start + most)
-            flow[chunk] = self._solve_chunk(self._moved(first[chunk]), self._moved(second[chunk]), plan)
+        flow = torch.empty(*first.shape, 2, device=self.device)
+        for chunk, solved in self._solve_chunks(first, second):
+            flow[chunk] = solved.permute(0, 2, 3, 1)
         return flow
+
+    @torch.inference_mode()
+    def code_batch(self, first: Tensor | np.ndarray, second: Tensor | np.ndarray, bound_px: float) -> Tensor:
+        """Return the 8-bit codes of the flow of pairs, as :meth:`BatchSolver.code_batch`, solved as `match_batch`."""
+        return torch.cat([self.steps.encode(flow, bound_px) for _, flow in self._solve_chunks(first, second)])
 
     def sequence(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the flow of every image to the next, solved in chunks of pairs."""
@@ -137,6 +134,15 @@ class Tvl1Torch(Solver):
             stacked = np.stack(chunk)
             yield from self.match_batch(stacked[:-1], stacked[1:]).cpu().numpy()
             chunk = chunk[-1:]
+
+    def _solve_chunks(self, first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        """Yield chunks of the pairs with their flow [B, 2, H, W], which the next chunk overwrites."""
+        count, height, width = first.shape
+        plan = self._plan(height, width)
+        most = self._chunk_pairs(height, width)
+        for start in range(0, count, most):
+            chunk = slice(start, start + most)
+            yield chunk, self._solve_chunk(self._moved(first[chunk]), self._moved(second[chunk]), plan)
 
     def _chunk_pairs(self, height: int, width: int) -> int:
         return min(max(1, _CHUNK_PX[self.device.type] // (height * width)), _CHUNK_PAIRS)
@@ -165,7 +171,7 @@ class Tvl1Torch(Solver):
         return torch.tensor(index, device=self.device), torch.tensor(weights, device=self.device)
 
     def _solve_chunk(self, first: Tensor, second: Tensor, plan: list[_Level]) -> Tensor:
-        if self.device.type != "cuda" or self._steps is EAGER:
+        if self.device.type != "cuda" or self.steps is EAGER:
             return self._solve(first, second, plan)
         shape = tuple(first.shape)
         if shape not in self._seen:  # the first call compiles kernels, which must not happen while a graph is recorded
@@ -175,7 +181,7 @@ class Tvl1Torch(Solver):
             if not self._graphs:  # a pool dies with its last graph
                 self._pool = torch.cuda.graph_pool_handle()
             self._graphs[shape] = _Graph(self._solve, shape, plan, self._pool)
-            if len(self._graphs) > _GRAPHS:
+            if len(self._graphs) > GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(shape)
         return self._graphs[shape](first, second)
@@ -188,13 +194,13 @@ class Tvl1Torch(Solver):
         pyramid = []
         for level in plan:
             if level.shrink:
-                images = self._steps.resample(images, *level.shrink)
+                images = self.steps.resample(images, *level.shrink)
             pyramid.append(images)
         return pyramid
 
     def _match(self, first: list[Tensor], second: list[Tensor], plan: list[_Level]) -> Tensor:
-        recipe, steps = self.recipe, self._steps
-        rates = _rates(recipe)
+        recipe, steps = self.recipe, self.steps
+        rates = rates_of(recipe)
         edge = recipe.edge**-2 if recipe.edge else 0.0
         count = len(first[0])
         exposure = Exposure(torch.ones(count, device=self.device), torch.zeros(count, device=self.device))
@@ -207,19 +213,19 @@ class Tvl1Torch(Solver):
             images = first[warp.level], second[warp.level]
             data = steps.linearize(*images, flow, edge, exposure)
             if warp.exposure:
-                exposure = fit_exposure(images[0], flow, data, exposure, *warp.exposure)
+                exposure = steps.fit_exposure(images[0], flow, data, exposure, *warp.exposure)
                 if coarsest:
                     data = steps.linearize(*images, flow, edge, exposure)
             flow, dual = steps.relax(flow, dual, data, warp.iterations, rates)
             if recipe.median > 1:
                 flow = steps.median(flow, recipe.median)
-        return flow.permute(0, 2, 3, 1)
+        return flow
 
     def _enlarged(self, flow: Tensor, dual: Tensor, fine: _Level, coarse: _Level) -> tuple[Tensor, Tensor]:
         """Return flow and dual variables of a level as the next finer one starts from them."""
         flow[:, 0] *= fine.size[1] / coarse.size[1]
         flow[:, 1] *= fine.size[0] / coarse.size[0]
-        flow, dual = (self._steps.resample(variable, *coarse.enlarge) for variable in (flow, dual))
+        flow, dual = (self.steps.resample(variable, *coarse.enlarge) for variable in (flow, dual))
         dual[:, 0::2, :, -1] = 0  # there are no differences across the border
         dual[:, 1::2, -1] = 0
         return flow, dual
@@ -231,14 +237,17 @@ def _smoothing(side: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     return index, np.broadcast_to(smoothing_taps(sigma)[abs(distance)], index.shape)
 
 
-def _rates(recipe: Recipe) -> Rates:
+def rates_of(recipe: Recipe) -> Rates:
     sigma = 1 / (6 * recipe.tau)
     reach = recipe.tau + recipe.theta
     return Rates(recipe.tau, sigma, 1 / (1 + sigma * recipe.epsilon), reach * recipe.lambda_, recipe.tau / reach)
 
 
 class _Graph:
-    """The solve of one shape, recorded as a CUDA graph. Graphs share memory, so a result is copied out at once."""
+    """The solve of one shape, recorded as a CUDA graph.
+
+    The flow is overwritten by the next call, and graphs share memory: use it before any graph of the solver is called.
+    """
 
     def __init__(self, solve: Callable[..., Tensor], shape: tuple[int, ...], plan: list[_Level], pool: Any) -> None:
         self._plan = plan  # the graph reads these tables: keep them alive
@@ -251,7 +260,7 @@ class _Graph:
         self._inputs[0].copy_(first)
         self._inputs[1].copy_(second)
         self._graph.replay()
-        return self._flow.clone()
+        return self._flow
 
 
 @functools.lru_cache(16)
@@ -271,6 +280,7 @@ def _fastest_steps(recipe: Recipe, device: torch.device) -> Steps:
             difference_px = float((solver.match_batch(*images) - plain).abs().mean())
             if not difference_px < 0.02:
                 raise ArithmeticError(f"their flow differs by {difference_px:.3g} px")
+        solver.code_batch(*images, 8.0)
     except Exception as error:  # without a compiler or a driver, or on an old GPU, each library has its own exception
         warnings.warn(f"tvl1: its GPU kernels do not work here ({reason(error)}); using slower ones", stacklevel=2)
         return EAGER
@@ -415,7 +425,11 @@ def median(flow: Tensor, size: int) -> Tensor:
     return _sorted([largest, _sorted(middle)[size // 2], smallest])[1]
 
 
-EAGER = Steps(resample, linearize, relax, median)
+def _encode(flow: Tensor, bound_px: float) -> Tensor:
+    return encode(flow.transpose(1, 2), bound_px)
+
+
+EAGER = Steps(resample, linearize, fit_exposure, relax, median, _encode)
 
 
 def _repeated(images: Tensor, margin: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The four steps of TV-L1 flow as Triton kernels for a GPU; `torch.py` explains them, in plain tensor operations.
+"""The steps of TV-L1 flow as Triton kernels for a GPU; `torch.py` explains them, in plain tensor operations.
 
 Rows of every result start at a multiple of `_ALIGNED` elements, so that rows are loaded and stored in wide accesses.
 The padding between rows is never read as part of an image. Each program works on a tile of one image or plane; the
@@ -6,6 +6,8 @@ third axis of the grid counts these layers.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -15,7 +17,9 @@ from torch import Tensor
 from twostream.flow.methods.tvl1.torch import Exposure, Linear, Rates, Steps, Taps
 
 _ALIGNED = 16
-_OPTIONS = {"TILE_Y": 8, "TILE_X": 32, "num_warps": 4, "enable_fp_fusion": True}
+OPTIONS = {"TILE_Y": 8, "TILE_X": 32, "num_warps": 4, "enable_fp_fusion": True}
+STATE_BYTES = 80  # of an iteration, per pixel: flow, extrapolated flow and duals before and after it, and the data term
+_CACHE_SHARE = 0.8  # of the L2 cache: the rest holds what other programs read
 
 
 def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
@@ -34,7 +38,7 @@ def resample(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
         result.stride(-2),
         TAPS_Y=rows[0].shape[1],
         TAPS_X=columns[0].shape[1],
-        **_OPTIONS,
+        **OPTIONS,
     )
     return result
 
@@ -58,23 +62,75 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor, edge: float, exposure
         width,
         flow.stride(-2),
         edge,
-        **_OPTIONS,
+        **OPTIONS,
     )
     return Linear(gradient, constant, weight)
 
 
+def fit_exposure(first: Tensor, flow: Tensor, data: Linear, exposure: Exposure, rounds: int, row_step: int) -> Exposure:
+    flow, data = _aligned(flow), Linear(*map(_aligned, data))
+    count, height, width = first.shape
+    fitted = Exposure(torch.empty_like(exposure.gain), torch.empty_like(exposure.offset))
+    _fit_exposure[(count,)](
+        first,
+        first.stride(-2),
+        flow,
+        data.gradient,
+        data.constant,
+        *exposure,
+        *fitted,
+        height,
+        width,
+        flow.stride(-2),
+        ROUNDS=rounds,
+        ROW_STEP=row_step,
+        TILE=1024,
+        num_warps=8,
+    )
+    return fitted
+
+
 def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) -> tuple[Tensor, Tensor]:
     flow, dual, data = _aligned(flow), _aligned(dual), Linear(*map(_aligned, data))
-    height, width = flow.shape[-2:]
+    pairs, _, height, width = flow.shape
+    result = _like(flow, flow.shape), _like(dual, dual.shape)
+    at_once = _pairs_at_once(pairs, height * flow.stride(-2), flow.device)
     # An iteration must not overwrite what other tiles still read, so two sets of buffers take turns.
-    buffers = [(_like(flow, flow.shape), _like(flow, flow.shape), _like(dual, dual.shape)) for _ in range(2)]
-    old = flow, flow, dual
-    for iteration in range(count):
-        new = buffers[iteration % 2]
-        _relax[_grid(data.constant)](*old, *data, *new, height, width, flow.stride(-2), *rates, **_OPTIONS)
-        old = new
-    flow, _, dual = old
-    return flow, dual
+    flows, duals = (at_once, *flow.shape[1:]), (at_once, *dual.shape[1:])
+    buffers = [(_like(flow, flows), _like(flow, flows), _like(dual, duals)) for _ in range(2)]
+    for start in range(0, pairs, at_once):
+        group = slice(start, start + at_once)
+        old = flow[group], flow[group], dual[group]
+        fixed = [variable[group] for variable in data]
+        for iteration in range(count):
+            new_flow, ahead, new_dual = buffers[iteration % 2]
+            if iteration == count - 1:
+                new_flow, new_dual = (variable[group] for variable in result)
+            new = new_flow, ahead, new_dual
+            _relax[_grid(old[0][:, 0])](*old, *fixed, *new, height, width, flow.stride(-2), *rates, **OPTIONS)
+            old = new
+    return result
+
+
+def _pairs_at_once(pairs: int, pixels: int, device: torch.device) -> int:
+    """Return how many pairs to iterate together: as many as stay in the L2 cache, which is faster than the memory.
+
+    All of them if so few pairs would not keep the GPU busy.
+    """
+    cache_bytes, processors = _cache(device)
+    fitting = int(_CACHE_SHARE * cache_bytes) // (STATE_BYTES * pixels)
+    if not fitting or fitting * pixels < 1024 * processors:  # a processor computes 1024 to 2048 pixels at a time
+        return pairs
+    return triton.cdiv(pairs, triton.cdiv(pairs, fitting))
+
+
+@functools.cache
+def _cache(device: torch.device) -> tuple[int, int]:
+    """Return the bytes of the L2 cache of a GPU, and the number of its multiprocessors."""
+    if device.type != "cuda":
+        return 0, 0
+    properties = torch.cuda.get_device_properties(device)
+    return properties.L2_cache_size, properties.multi_processor_count
 
 
 def median(flow: Tensor, size: int) -> Tensor:
@@ -82,18 +138,26 @@ def median(flow: Tensor, size: int) -> Tensor:
     height, width = flow.shape[-2:]
     result = _like(flow, flow.shape)
     kernel = {3: _median3, 5: _median5}[size]
-    kernel[_grid(flow)](flow, result, height, width, flow.stride(-2), **_OPTIONS)
+    kernel[_grid(flow)](flow, result, height, width, flow.stride(-2), **OPTIONS)
     return result
 
 
-KERNELS = Steps(resample, linearize, relax, median)
+def encode(flow: Tensor, bound_px: float) -> Tensor:
+    flow = _aligned(flow)
+    count, components, height, width = flow.shape
+    codes = torch.empty(count, height, components, width, dtype=torch.uint8, device=flow.device)
+    _encode[_grid(flow)](flow, codes, height, width, flow.stride(-2), 127.0 / bound_px, **OPTIONS)
+    return codes
+
+
+KERNELS = Steps(resample, linearize, fit_exposure, relax, median, encode)
 
 
 def _grid(images: Tensor) -> tuple[int, int, int]:
     """Return the number of tiles along x (padding included) and y, and of layers."""
     *count, height, _ = images.shape
     width = images.stride(-2)
-    return triton.cdiv(width, _OPTIONS["TILE_X"]), triton.cdiv(height, _OPTIONS["TILE_Y"]), torch.Size(count).numel()
+    return triton.cdiv(width, OPTIONS["TILE_X"]), triton.cdiv(height, OPTIONS["TILE_Y"]), torch.Size(count).numel()
 
 
 def _like(model: Tensor, shape: tuple[int, ...], device: str | None = None) -> Tensor:
@@ -254,6 +318,70 @@ def _linearize(
     difference = tl.where(seen, gain * value + offset - here, 0.0)
     tl.store(constant + layer * plane + at, difference - (gx * u + gy * v), mask=inside)
     tl.store(weight + layer * plane + at, tl.rsqrt(1.0 + edge * (own_x * own_x + own_y * own_y)), mask=inside)
+
+
+@triton.jit
+def _fit_exposure(
+    first,
+    image_pitch,
+    flow,
+    gradient,
+    constant,
+    gains,
+    offsets,
+    new_gains,
+    new_offsets,
+    height,
+    width,
+    pitch,
+    ROUNDS: tl.constexpr,
+    ROW_STEP: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Compute `torch.fit_exposure`. One program adds up a whole pair, always in the same order."""
+    pair = tl.program_id(0)
+    plane = height * pitch
+    first += pair * height * image_pitch
+    flow += pair * 2 * plane
+    gradient += pair * 2 * plane
+    constant += pair * plane
+    count = tl.cdiv(height, ROW_STEP) * width
+    gain = tl.full((), 1.0, tl.float64)
+    offset = tl.full((), 0.0, tl.float64)
+    for _ in tl.static_range(ROUNDS):
+        total = tl.zeros((TILE,), tl.float64)
+        values = tl.zeros((TILE,), tl.float64)
+        targets = tl.zeros((TILE,), tl.float64)
+        squared_values = tl.zeros((TILE,), tl.float64)
+        squared_targets = tl.zeros((TILE,), tl.float64)
+        for start in range(0, count, TILE):
+            pixel = start + tl.arange(0, TILE)
+            inside = pixel < count
+            y, x = pixel // width * ROW_STEP, pixel % width
+            at = y * pitch + x
+            gx = tl.load(gradient + at, mask=inside, other=0.0)
+            gy = tl.load(gradient + plane + at, mask=inside, other=0.0)
+            u = tl.load(flow + at, mask=inside, other=0.0)
+            v = tl.load(flow + plane + at, mask=inside, other=0.0)
+            change = tl.load(constant + at, mask=inside, other=0.0) + (gx * u + gy * v)
+            known = (gx != 0.0) | (gy != 0.0) | (change != 0.0)
+            target = tl.load(first + y * image_pitch + x, mask=inside, other=0.0).to(tl.float64)
+            value = change.to(tl.float64) + target
+            weight = tl.where(known, 1.0 / (1.0 + tl.abs(gain * value + offset - target)), 0.0)
+            total += weight
+            values += weight * value
+            targets += weight * target
+            squared_values += weight * value * value
+            squared_targets += weight * target * target
+        scale = 1.0 / (tl.sum(total, 0) + 1e-9)
+        mean = tl.sum(values, 0) * scale
+        mean_target = tl.sum(targets, 0) * scale
+        variance = tl.sum(squared_values, 0) * scale - mean * mean
+        variance_target = tl.sum(squared_targets, 0) * scale - mean_target * mean_target
+        gain = tl.sqrt((variance_target + 1.0) / (variance + 1.0))
+        offset = mean_target - gain * mean
+    tl.store(new_gains + pair, (gain * tl.load(gains + pair)).to(tl.float32))
+    tl.store(new_offsets + pair, (gain * tl.load(offsets + pair) + offset).to(tl.float32))
 
 
 @triton.jit
@@ -435,3 +563,16 @@ def _median5(image, result, height, width, pitch, TILE_Y: tl.constexpr, TILE_X: 
     _, _, middle, _, _ = _sort5(a4, b3, c2, d1, e0)
     _, middle, _ = _sort3(low, middle, high)
     tl.store(result + layer + y * pitch + x, middle, mask=inside)
+
+
+@triton.jit
+def _encode(flow, codes, height, width, pitch, scale, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    y, x = _pixels(TILE_Y, TILE_X)
+    layer = tl.program_id(2)
+    pair, component = layer // 2, layer % 2
+    inside = (y < height) & (x < width)
+    value = scale * tl.load(flow + layer * height * pitch + y * pitch + x, mask=inside, other=0.0)
+    # Clipped before it is rounded: the compiler cannot fuse the product with the sum, which would round only once.
+    value = tl.minimum(tl.maximum(value, -127.0), 127.0)
+    rounded = (value + 12582912.0) - 12582912.0  # 1.5 * 2**23: floats of that size are whole numbers
+    tl.store(codes + ((pair * height + y) * 2 + component) * width + x, (rounded + 128.0).to(tl.uint8), mask=inside)
