@@ -28,7 +28,7 @@ def videos_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--videos", type=Path, default=Path("data/videos"), help="folder of videos")
     parser.add_argument("--clips", type=positive, default=max(24, 4 * cores()), help="number of clips, by name")
     parser.add_argument("--short-side", type=positive, default=240, metavar="PX", help="size of stored frames or flow")
-    parser.add_argument("--workers", type=positive, default=cores(), help="processes in parallel")
+    parser.add_argument("--workers", type=positive, default=0, help="processes in parallel; 0: as many as the pipeline")
     parser.add_argument("--repeats", type=positive, default=5, help="timed rounds")
     return parser
 

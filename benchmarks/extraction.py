@@ -26,7 +26,7 @@ from flow_methods import PIPELINE_METHODS, flow_settings
 from twostream.clipstore.extract import extract_flow
 from twostream.clipstore.frames import shrunk
 from twostream.core.cache import FileCache
-from twostream.core.parallel import progress
+from twostream.core.parallel import cores, progress
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.errors import UserError
 from twostream.flow import Solver, make_solver, resolve_device
@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace) -> None:
     settings = {name: flow_settings(name, **changes) for name in args.methods}
     clips = find_clips(args.videos, args.clips)
     pairs = int((clips["frames"] - 1).sum())
-    seconds = measure(clips, args.videos, settings, args.workers, args.repeats)
+    workers = args.workers or cores() * (2 if args.device == "cuda" else 1)  # as `extract_flow`
+    seconds = measure(clips, args.videos, settings, sorted({1, workers}), args.repeats)
     where = f"short side {args.short_side} px, flow on {args.device}"
     print(f"{len(clips)} clips, {pairs} pairs, {where}, median of {args.repeats} rounds")
     table = pairs / seconds.rename(columns=lambda name: f"{name}, pairs/s")
@@ -70,7 +71,7 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
     for path in walk_files(videos):
         found = probe(videos / path)
         if found.readable:
-            row = [f"clip/{len(rows)}", str(path), "clip", "g", found.frames, found.fps]
+            row = [f"clip/{len(rows)}", str(path), path.parent.name, "g", found.frames, found.fps]
             rows.append([*row, found.width, found.height, "ok", ""])
         if len(rows) == count:
             break
@@ -79,20 +80,22 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CLIP_COLUMNS)
 
 
-def measure(clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: int, repeats: int) -> pd.DataFrame:
-    """Return median seconds for all clips by method: the solver alone, extraction on one worker, and on `workers`."""
+def measure(
+    clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: Sequence[int], repeats: int
+) -> pd.DataFrame:
+    """Return median seconds for all clips by method: the solver alone, and extraction with each number of workers."""
     cv2.setNumThreads(1)
     rounds = []
     with progress((1 + repeats) * len(settings), "extraction", "turn") as bar:
         for number in range(1 + repeats):
             for name, flow in settings.items():
                 if number == 0:  # compiles, and starts the workers, which stay for the rounds that count
-                    first = clips.iloc[:workers]
+                    first = clips.iloc[: max(workers)]
                     _solver_seconds(first.iloc[:1], videos, flow)
-                    _extraction_seconds(first, videos, flow, workers)
+                    _extraction_seconds(first, videos, flow, max(workers))
                 else:
                     row = {"method": name, "solver": _solver_seconds(clips, videos, flow)}
-                    for count in sorted({1, workers}):
+                    for count in workers:
                         column = f"{count} worker{'s' * (count > 1)}"
                         row[column] = _extraction_seconds(clips, videos, flow, count)
                     rounds.append(row)

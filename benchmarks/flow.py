@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from command import positive, run, short
-from flow_methods import OPENCV_TVL1, PIPELINE_METHODS, flow_settings, named_solver
+from flow_methods import NVIDIA, OPENCV_TVL1, PIPELINE_METHODS, flow_settings, named_solver
 from groundtruth import Pair, end_point_error, read_pairs, resized
 
 from twostream.core.files import atomic_path
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=_size, default="340x256", metavar="WIDTHxHEIGHT", help="size to compute at (340x256), or native"
     )
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*PIPELINE_METHODS, *OPENCV_TVL1])
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=[*PIPELINE_METHODS, *OPENCV_TVL1, *NVIDIA])
     parser.add_argument("--repeats", type=positive, default=5, help="timed rounds (5)")
     parser.add_argument(
         "--threads",
@@ -96,17 +97,18 @@ def _run(args: argparse.Namespace) -> None:
         if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
             raise UserError(f"{path}: cannot be written; name a file in a folder that exists")
     pairs = _read(args)
+    names = available(args.methods)
     cv2.setNumThreads(1)
     # Libraries that are imported later, here and in the workers, read these.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-    solvers = {name: named_solver(name) for name in args.methods}
+    solvers = {name: named_solver(name) for name in names if name not in NVIDIA}
     results = measure(solvers, pairs, args.repeats)
     workers = args.threads or cores()
     if workers > 1:
         rates = throughput({name: results[name].ms for name in solvers}, pairs, workers, args.repeats)
         for name, pair_rates in rates.items():
             results[name].rates = pair_rates
-    results |= _on_gpu(args.methods, pairs, args.repeats)
+    results |= measure_on_gpu(names, pairs, args.repeats)
 
     size = "x".join(map(str, args.size)) if args.size else "native size"
     print(f"{len(pairs)} pairs, {size}, median of {args.repeats} rounds")
@@ -120,6 +122,26 @@ def _run(args: argparse.Namespace) -> None:
         points = [Point(name, _family(name), one.ms, one.epe_mean) for name, one in results.items()]
         with atomic_path(chart) as path:
             draw_chart(points, f"Time per pair against mean end-point error, {size}", path)
+
+
+def available(names: Sequence[str]) -> list[str]:
+    """Return the methods without those of NVIDIA's engine where it is missing, which a line of output explains.
+
+    Raises:
+        UserError: no other method is asked for.
+    """
+    others = [name for name in names if name not in NVIDIA]
+    if len(others) == len(names):
+        return others
+    from nvidia_engine import missing
+
+    line = missing()
+    if not line:
+        return list(names)
+    if not others:
+        raise UserError(line)
+    print(line, file=sys.stderr)
+    return others
 
 
 def _read(args: argparse.Namespace) -> list[Pair]:
@@ -216,12 +238,13 @@ def _work(name: str, passes: int, together: bool) -> float:
     return time.perf_counter() - start
 
 
-def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], repeats: int) -> dict[str, Measured]:
+def measure_on_gpu(names: Sequence[str], pairs: Sequence[Pair], repeats: int) -> dict[str, Measured]:
     """Measure the methods that have a GPU version, if there is a GPU: GPU_BATCH copies of a pair, in its memory."""
     import torch
 
-    names = [name for name in names if name in PIPELINE_METHODS and PIPELINE_METHODS[name][0] in ON_GPU]
-    if not names or not torch.cuda.is_available():
+    ours = [name for name in names if name in PIPELINE_METHODS and PIPELINE_METHODS[name][0] in ON_GPU]
+    engine = [name for name in names if name in NVIDIA]
+    if not (ours or engine) or not torch.cuda.is_available():
         return {}
 
     def on_gpu(image: np.ndarray) -> torch.Tensor:
@@ -235,7 +258,11 @@ def _on_gpu(names: Sequence[str], pairs: Sequence[Pair], repeats: int) -> dict[s
 
         return solve
 
-    solvers = {f"{name}-cuda": batched(make_solver(flow_settings(name), "cuda")) for name in names}
+    solvers = {f"{name}-cuda": batched(make_solver(flow_settings(name), "cuda")) for name in ours}
+    if engine:
+        from nvidia_engine import NvidiaEngine
+
+        solvers |= {name: batched(NvidiaEngine(NVIDIA[name])) for name in engine}
     batches = [pair._replace(first=on_gpu(pair.first), second=on_gpu(pair.second)) for pair in pairs]
     results = measure(solvers, batches, repeats, time.perf_counter)
     for one in results.values():

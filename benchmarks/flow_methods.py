@@ -21,6 +21,7 @@ PIPELINE_METHODS: dict[str, tuple[str, Section]] = {
     **{f"dis-{preset}": ("dis", Dis(preset=preset)) for preset in ("medium", "fast", "ultrafast")},
     **{f"raft-{m}": ("raft", Raft(model=m, weights="pretrained", updates=12)) for m in ("small", "large")},
 }
+NVIDIA = {"nvof": "slow", "nvof-fast": "fast"}  # presets of the engine of nvidia_engine.py: most accurate, fastest
 
 
 class OpenCvTvl1(Solver):

@@ -16,46 +16,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
 from command import positive, run, short, videos_parser
 from extraction import find_clips
 from flow_methods import flow_settings
-from torch.nn import functional
+from training_step import CASES, DEVICE, ON_GPU, Case, make_step, set_switches, synchronise
 
 from twostream.clipstore import ClipReader
 from twostream.clipstore.extract import extract_flow, extract_rgb
 from twostream.core.allocator import available_memory, keep_freed_memory
 from twostream.core.cache import FileCache
 from twostream.core.parallel import cores, progress
-from twostream.networks.registry import create_model
 from twostream.params import Augment, Rgb, Sampling
 from twostream.views.examples import Example
 from twostream.views.frame_store import frame_store
-from twostream.views.loading import EpochSampler, TrainingViews, make_loader, normalise
+from twostream.views.loading import EpochSampler, TrainingViews, make_loader
 
-
-class Case(NamedTuple):
-    """A network and what it reads; `batch` is the number of clips per step."""
-
-    model: str
-    modality: str
-    segments: int
-    frames: int
-    size: int
-    batch: int
-
-
-CASES = {
-    "resnet50": Case("resnet50", "rgb", 3, 1, 224, 8),
-    "cnn3d_v1": Case("cnn3d_v1", "rgb", 1, 16, 112, 4),
-    "flow3d": Case("flow3d", "flow", 1, 16, 64, 12),
-    "resnet18": Case("resnet18", "rgb", 3, 1, 64, 12),
-}
-ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+READ_AHEAD = 2 * cores() if ON_GPU else 2  # steps before a turn counts: the workers have read ahead meanwhile
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    torch.utils.deterministic.fill_uninitialized_memory = False  # as in training
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_switches()
     if not (args.fresh_memory or ON_GPU):
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,26 +63,29 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def prepare(videos: Path, count: int, short_side: int, folder: Path) -> dict[str, list[Example]]:
-    """Extract both modalities of some videos, and return the clips of each."""
+    """Extract both modalities of some videos, and return the clips of each; a label is the folder of the video."""
     clips = find_clips(videos, count)
     cache = FileCache(folder / "cache", None)
     extract_rgb(clips, videos, folder / "rgb", Rgb(short_side=short_side, jpeg_quality=92), cache, 0)
     flow = flow_settings("dis-fast", short_side=short_side, device="cpu")
     extract_flow(clips, videos, folder / "flow", flow, cache, 0)
+    labels = clips["class"].astype("category").cat.codes
     return {
-        modality: [Example(name, folder / modality / f"{name}.zip", 0) for name in clips["clip_id"]]
+        modality: [
+            Example(name, folder / modality / f"{name}.zip", int(label))
+            for name, label in zip(clips["clip_id"], labels, strict=True)
+        ]
         for modality in ("rgb", "flow")
     }
 
 
 def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> list[float]:
     """Return median seconds per step: from memory, with every frame decoded, and with decoded frames from memory."""
-    batch, steps = case.batch * (8 if ON_GPU else 1), args.steps
+    batch, steps = case.clips, args.steps
     sampling = Sampling(mode="segments", segments=case.segments, frames=case.frames, stride=1)
     jitter = 0.2 if case.modality == "rgb" else 0.0
     augment = Augment(scales=[1.0, 0.875, 0.75, 0.66], flip=True, jitter=jitter)
-    # Enough clips for a turn and for what the workers have read ahead when it starts.
-    many = examples * -(-batch * (steps + 20) // len(examples))
+    many = examples * -(-batch * (READ_AHEAD + steps) // len(examples))
     sampler = EpochSampler(len(many), 0, lambda: 0)
     decoded, stored = (
         make_loader(
@@ -114,7 +95,7 @@ def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> li
     )
     *_, (views, labels) = stored  # a whole epoch fills the store
     kept = itertools.repeat((views.to(DEVICE), labels.to(DEVICE)))
-    step = _make_step(case)
+    _, step = make_step(case)
     seconds = []
     with progress(1 + args.repeats, f"{case.model} {case.frames}x{case.size}", "turn") as bar:
         for _ in range(1 + args.repeats):
@@ -123,38 +104,16 @@ def measure(case: Case, examples: list[Example], args: argparse.Namespace) -> li
     return [statistics.median(times) for times in zip(*seconds[1:], strict=True)]
 
 
-def _make_step(case: Case) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    model = create_model(
-        case.model, modality=case.modality, classes=101, frames=case.frames, weights="none", input_size=case.size
-    ).to(DEVICE)
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9)
-
-    def step(views: torch.Tensor, labels: torch.Tensor) -> None:
-        views, labels = (tensor.to(DEVICE, non_blocking=True) for tensor in (views, labels))
-        with torch.autocast("cuda", torch.bfloat16, enabled=ON_GPU):
-            loss = functional.cross_entropy(model(normalise(views, **model.normalisation)), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
 def _timed(step: Callable[[torch.Tensor, torch.Tensor], None], batches: Iterator[tuple], steps: int) -> float:
     """Return seconds per step, after enough steps to use up what the workers read ahead while nothing trained."""
-    for _ in range(2 * cores() if ON_GPU else 2):
+    for _ in range(READ_AHEAD):
         step(*next(batches))
-    _synchronise()
+    synchronise()
     start = time.perf_counter()
     for _ in range(steps):
         step(*next(batches))
-    _synchronise()
+    synchronise()
     return (time.perf_counter() - start) / steps
-
-
-def _synchronise() -> None:
-    if ON_GPU:
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

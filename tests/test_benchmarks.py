@@ -1,4 +1,5 @@
 import importlib
+import importlib.util
 import json
 import math
 import struct
@@ -228,6 +229,58 @@ def test_bad_arguments_are_refused_before_any_work(benchmark, tmp_path, capsys, 
         benchmark.main(["--data", str(tmp_path), *arguments])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert stop.value.code == 2 and all(word in last for word in words), last
+
+
+def test_nvidias_engine_is_one_line_where_it_is_missing(benchmark, monkeypatch, tmp_path, capsys):
+    import nvidia_engine
+
+    monkeypatch.setattr(nvidia_engine, "has_gpu", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    _shifted_sequence(tmp_path / "one", 0)
+    command = ["--data", str(tmp_path), "--size", "native", "--repeats", "1", "--methods"]
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([*command, "nvof", "nvof-fast"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "no GPU" in line and "pip install torch-nvidia-of-sdk" in line
+    benchmark.main([*command, "nvof", "dis-ultrafast"])
+    output = capsys.readouterr()
+    assert "dis-ultrafast" in output.out and "nvof" not in output.out
+    assert [one for one in output.err.splitlines() if one.startswith("nvof: not measured: no GPU")]
+
+
+def test_nvidias_engine_gets_colour_images_and_gives_flow(monkeypatch):
+    import nvidia_engine
+    import torch
+
+    class Engine:
+        def compute_flow(self, first, second, upsample, disable_temporal_hints):
+            assert first.shape == second.shape == (16, 24, 4) and first.dtype == torch.uint8 and first.is_contiguous()
+            assert upsample and disable_temporal_hints
+            return (second.float() - first.float())[..., :2]
+
+    monkeypatch.setattr(nvidia_engine, "_engine", lambda *_: Engine())
+    first, second = torch.zeros(3, 16, 24, dtype=torch.uint8), torch.full((3, 16, 24), 5, dtype=torch.uint8)
+    flow = nvidia_engine.NvidiaEngine("fast").match_batch(first, second)
+    assert flow.shape == (3, 16, 24, 2) and (flow == 5).all()
+
+
+@pytest.mark.slow
+def test_switches_of_a_training_step_are_compared_by_time_and_bytes():
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "training_step.py"),
+        "--cases",
+        "resnet18",
+        "--steps",
+        "1",
+        "--repeats",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert len(rows) >= 3 and {row[0] for row in rows} == {"resnet18"}
+    assert all(float(row[-3]) > 0 and row[-1] == "yes" for row in rows[:3])
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """The training loop of one stream, in Lightning: steps, epochs, the best weights, and resumption after each epoch.
 
 A killed run continues after its last finished epoch and ends with the same bytes as an undisturbed one, because no
-random state outlives a step: views and their order follow from (seed, epoch), dropout and mixup from (seed, step).
+random state outlives a step: views and their order follow from (seed, epoch), dropout and mixup from (seed, step). On
+a GPU this does not hold for networks with overlapping 3D pooling: PyTorch has no deterministic gradient for it.
 """
 
 from __future__ import annotations
