@@ -9,6 +9,7 @@ from stages.common import run
 from twostream.core.files import atomic_path
 from twostream.datasets.tables import read_clips, read_split, write_table
 from twostream.fusion import evaluation
+from twostream.fusion.events import event_scores, read_events, stretches_of
 from twostream.fusion.scores import read_scores
 from twostream.params import Params
 
@@ -29,6 +30,9 @@ def evaluate(params: Params) -> None:
     best = evaluation.best_stream(metrics, fused)
     metrics["paired"] = evaluation.paired_differences(tested, groups, _pairs(params), **settings, seed=params.seed)
     metrics["class_prior"] = {"top1": evaluation.class_prior(tested, _training_classes(clips, splits))}
+    found = read_events([METRICS / f"events/split{n}.csv" for n in splits])
+    if len(found):
+        metrics["events"] = event_scores([(true, predicted) for *_, true, predicted in stretches_of(found)])
     count = {status: int((clips["status"] == status).sum()) for status in ("unreadable", "missing")}
     metrics["clips"] = {"total": len(clips), **count}
     write_table(evaluation.per_class(tested), METRICS / "per_class.csv")

@@ -170,7 +170,7 @@ def test_help_has_a_line_per_command_and_imports_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True, env=env)
     lines = run.stdout.splitlines()
     commands = [line.split()[0] for line in lines[lines.index("commands:") + 2 :]]
-    expected = "profile doctor check why models weights results predict serve flow export completion"
+    expected = "profile import doctor check why models weights results predict serve flow export completion"
     assert commands == expected.split()
 
 

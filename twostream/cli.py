@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from twostream.fusion.events import Event
     from twostream.inference.predict import Prediction, Predictor, Window
     from twostream.params import Score
 
@@ -49,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar=f"{'COMMAND':<12}", prog="twostream", required=True)
     for add in (
         _add_profile,
+        _add_import,
         _add_doctor,
         _add_check,
         _add_why,
@@ -96,6 +99,58 @@ def _profile(args: argparse.Namespace) -> None:
     else:
         for name, purpose in profiles.profiles().items():
             print(f"{name:<16} {purpose}")
+
+
+def _add_import(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "import",
+        _import,
+        "make a table of clips from annotated time segments",
+        "Videos are not cut. docs/segments.md shows the way from an export to a trained model and back.",
+    )
+    what = "what Label Studio, CVAT, VIA or ELAN exported, or a CSV with video,start,end,label"
+    _add_path(parser, "files", nargs="+", type=Path, metavar="FILE", help=what)
+    formats = ("label-studio", "cvat", "via", "elan", "csv")
+    parser.add_argument("--from", dest="format", choices=formats, help="its format (recognised by its content)")
+    _add_path(parser, "--videos", type=Path, metavar="DIR", help="folder of the videos (that of the first FILE)")
+    out = "the table (data/tables/<name of FILE>.csv)"
+    _add_path(parser, "-o", "--out", type=Path, metavar="TABLE", help=out)
+    pieces = "make clips of a class NAME from unlabelled time; predict then makes no events of it"
+    parser.add_argument("--background", metavar="NAME", help=pieces)
+    layer = "use only this tier (ELAN), control (Label Studio) or attribute (CVAT, VIA)"
+    parser.add_argument("--layer", metavar="NAME", help=layer)
+    rate = "frames per second of the labelling, if it is not that of the video (frameRate of Label Studio)"
+    parser.add_argument("--fps", type=_above_zero, metavar="N", help=rate)
+    blocks = "cut the time of each video into N blocks, each a group (1; 10 for one or two videos)"
+    parser.add_argument("--blocks", type=_positive, metavar="N", help=blocks)
+    parser.add_argument("--profile", metavar="NAME", help="also write params.yaml from this profile for the table")
+    change = "change a value of the profile, such as seed=1"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
+    parser.add_argument("--force", action="store_true", help="overwrite edits of params.yaml that git does not hold")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from twostream import profiles
+    from twostream.annotations import import_annotations, write_rows
+
+    videos = args.videos or args.files[0].parent
+    options = {name: getattr(args, name) for name in ("format", "layer", "fps", "background", "blocks")}
+    rows = import_annotations(args.files, videos, **options)
+    table = args.out or Path("data/tables", f"{args.files[0].stem}.csv")
+    write_rows(table, rows)
+    count = len({row["class"] for row in rows})
+    print(f"{table}: {len(rows)} clips of {count} classes in {len({row['path'] for row in rows})} videos")
+    name = (
+        table.absolute().relative_to(videos.absolute()) if table.absolute().is_relative_to(videos.absolute()) else table
+    )
+    values = [f"dataset.source={videos.absolute()}", f"dataset.table={name}"]
+    values += [f"dataset.background={args.background}"] if args.background else []
+    if args.profile:
+        profiles.write_params(args.profile, [*values, *args.set], args.force)
+        print(f"params.yaml: written from profile {args.profile}; next: dvc repro")
+    else:
+        print(f"next: twostream profile folder {' '.join('--set ' + shlex.quote(value) for value in values)}")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -209,7 +264,9 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print a line of JSON per video, or per live window")
     copy = "write a copy of the video with classes and flow drawn on it"
     _add_path(parser, "--annotate", type=Path, metavar="OUT.mp4", help=copy)
-    window = "length of the windows to classify (5; a video of up to 30 s is one window)"
+    where = "write where each class is seen: .csv, .json, .vtt (subtitles) or .ls.json (predictions of Label Studio)"
+    _add_path(parser, "--events", type=Path, metavar="OUT", help=where)
+    window = "length of the windows to classify (5; a video of up to 30 s is one window; with --events about an event)"
     parser.add_argument("--every", type=float, metavar="SECONDS", help=window)
     protocol = parser.add_argument_group(
         "test protocol", "Default: `score` of the params.yaml next to the models; without that file 5, 1 and flip."
@@ -227,11 +284,20 @@ def _predict(args: argparse.Namespace) -> None:
         if len(sources) != 1 or not isinstance(sources[0], Path):
             raise UserError(f"--annotate copies one video file; these are {len(sources)} sources, or a live one")
         check_target(args.annotate, sources[0])
+    if args.events:
+        from twostream.inference import event_files
+
+        if not all(isinstance(source, Path) for source in sources):
+            raise UserError("--events is for video files, not for live sources; leave it out")
+        event_files.check_target(args.events, len(sources))
+    from twostream.fusion.events import read_settings
     from twostream.inference.predict import Predictor
 
     with _model_folder(args) as models:
         predictor = Predictor(models, args.split, args.accelerator, _score(args, models), progress=True)
+        args.event_settings = read_settings(models / f"events-{args.split}.json")
     failed = 0
+    args.timelines = []
     for source in sources:
         try:
             if isinstance(source, Path):
@@ -241,6 +307,9 @@ def _predict(args: argparse.Namespace) -> None:
         except UserError as error:
             failed += 1
             _print_error(error)
+    if args.timelines:
+        event_files.write_events(args.events, args.timelines)
+        print(f"{args.events}: {sum(len(one.events) for one in args.timelines)} events", file=sys.stderr)
     if failed == len(sources):
         sys.exit(2)
 
@@ -290,13 +359,24 @@ def _score(args: argparse.Namespace, models: Path) -> Score | None:
 
 
 def _predict_file(predictor: Predictor, path: Path, name: str, args: argparse.Namespace) -> None:
-    prediction = dataclasses.replace(predictor.predict(path, args.every), source=name)
+    from twostream.inference.event_files import Timeline, event_dict
+    from twostream.inference.predict import EVERY_S
+
+    if args.events:
+        window = args.every or args.event_settings.window or EVERY_S
+        prediction = predictor.timeline(path, window)
+        events = prediction.events(args.event_settings)
+        args.timelines.append(Timeline(name, prediction.windows[-1].end, prediction.times, events))
+    else:
+        prediction, events = predictor.predict(path, args.every), None
+    prediction = dataclasses.replace(prediction, source=name)
     if prediction.warning:
         print(f"WARNING: {name}: {prediction.warning}", file=sys.stderr)
     if args.json:
-        print(json.dumps(prediction.to_dict(args.top), ensure_ascii=False), flush=True)
+        more = {} if events is None else {"events": [event_dict(event) for event in events]}
+        print(json.dumps({**prediction.to_dict(args.top), **more}, ensure_ascii=False), flush=True)
     else:
-        print(_table(prediction, predictor, args.top), flush=True)
+        print(_table(prediction, predictor, args.top, events), flush=True)
     if args.annotate:
         from twostream.inference.annotate import annotate
 
@@ -326,10 +406,10 @@ def _predict_live(predictor: Predictor, source: int | str, args: argparse.Namesp
                     print(_window_line(window, predictor), flush=True)
 
 
-def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
+def _table(prediction: Prediction, predictor: Predictor, count: int, events: Sequence[Event] | None) -> str:
     """Return the most probable classes of the fusion, with the probabilities of the fusion and of each stream.
 
-    Below them stand the top class of each stream, and one line per window if there are several.
+    Below them stand the top class of each stream, and one line per event, or else per window if there are several.
     """
     streams = list(predictor.streams)
     names = ["fusion", *streams] if len(streams) > 1 else streams
@@ -345,7 +425,12 @@ def _table(prediction: Prediction, predictor: Predictor, count: int) -> str:
         lines.append("  ".join([f"  {_shown(top):<{label}}", *cells]))
     for name in names[1:]:
         lines.append(f"  {name} alone: {_top_class(probabilities[name], prediction.classes)}")
-    if len(prediction.windows) > 1:
+    if events is not None:
+        lines += [
+            f"  {_clock(event.start)} to {_clock(event.end)}  {_shown(event.label)} {_percent(event.confidence)}"
+            for event in events
+        ]
+    elif len(prediction.windows) > 1:
         lines += [f"  {_window_line(window, predictor)}" for window in prediction.windows]
     return "\n".join(lines)
 

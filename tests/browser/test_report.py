@@ -8,6 +8,7 @@ import pytest
 
 from twostream.datasets.tables import CLIP_COLUMNS
 from twostream.fusion import evaluation
+from twostream.fusion.events import COLUMNS
 from twostream.fusion.scores import Scores, log_softmax
 from twostream.params import parse_params
 from twostream.profiles import load_profile
@@ -80,6 +81,7 @@ def report(tmp_path_factory) -> str:
             mistakes=mistakes,
             curves=pd.concat([curve.assign(run=f"{name}-{n}") for name in STREAMS for n in (1, 2)]),
             weights={1: sweep, 2: sweep},
+            events=pd.DataFrame(columns=COLUMNS),
         ),
         examples=[Example(names[0] + "/0", frames, motion)],
         mistake_examples=[Example(clip_id, frames, motion) for clip_id in mistakes["clip_id"]],

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from twostream.datasets.tables import CLIP_COLUMNS
+from twostream.fusion.events import COLUMNS, event_scores, stretches_of
 from twostream.params import parse_params
 from twostream.report.explore import read_exploration, write_exploration
 from twostream.report.page import Table, write_report
@@ -106,6 +107,7 @@ def arguments(tmp_path, demo_values) -> dict:
             mistakes=pd.DataFrame([mistake]),
             curves=pd.DataFrame(curves),
             weights={1: pd.DataFrame(weights).assign(chosen=[False, True, False])},
+            events=pd.DataFrame(columns=COLUMNS),
         ),
         "examples": [example("jump/0")],
         "mistake_examples": [example(f"{HOSTILE}/0")],
@@ -317,3 +319,21 @@ def test_the_report_does_not_import_torch_or_sklearn():
 def test_a_column_is_numeric_where_all_its_cells_are_numbers_or_dashes():
     table = Table("x", "abcde", [["1", "−3.5", "40.5*", "–", "1, 2"], ["2.0", "+1", "–", "7", "3"]])
     assert [table.is_numeric(column) for column in range(5)] == [True, True, True, True, False]
+
+
+def test_timelines_show_the_truth_above_the_prediction(arguments, tmp_path):
+    rows = [
+        [1, "untrimmed/day.mp4", 0.0, 60.0, "true", 10.0, 20.0, HOSTILE, 1.0],
+        [1, "untrimmed/day.mp4", 0.0, 60.0, "predicted", 11.0, 20.0, HOSTILE, 0.9],
+        [1, "untrimmed/day.mp4", 0.0, 60.0, "predicted", 30.0, 40.0, "jump", 0.5],
+    ]
+    events = pd.DataFrame(rows, columns=COLUMNS)
+    scores = event_scores([(true, predicted) for *_, true, predicted in stretches_of(events)])
+    results = arguments["results"]._replace(events=events, metrics={**arguments["results"].metrics, "events": scores})
+    write_report(tmp_path / "report.html", **{**arguments, "results": results})
+    page = (tmp_path / "report.html").read_text()
+    assert "F1 is 66.7 %, precision 50.0 % and recall 100.0 %" in page
+    assert "day.mp4, 0.0 to 60.0 s" in page
+    chart = page[page.index("day.mp4: 1 true and 2 predicted events") :]
+    assert chart.index(">truth<") < chart.index(">prediction<")
+    assert "prediction: jump 50.0 %, 30.00 to 40.00 s" in chart

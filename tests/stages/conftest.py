@@ -12,7 +12,7 @@ from miniature import make_project, miniature, ran, run
 def built(tmp_path_factory, demo_values) -> Path:
     project = make_project(tmp_path_factory.mktemp("project"), miniature(demo_values))
     output = run(project, "dvc", "repro")
-    assert len(ran(output)) == 18
+    assert len(ran(output)) == 20
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "results")
     return project

@@ -280,6 +280,12 @@ def results_table(metrics: dict[str, Any], order: list[str]) -> str:
     for pair, of in metrics.get("paired", {}).items():
         if not pair.startswith(FUSION):  # those are in the report
             lines.append(f"{pair}: {100 * of['top1']:+.1f} points ({100 * of['low']:+.1f} to {100 * of['high']:+.1f})")
+    if "events" in metrics:
+        of = {name: 100 * metrics["events"][name] for name in ("f1", "precision", "recall")}
+        lines.append(
+            f"events at a temporal IoU of 0.5: F1 {of['f1']:.1f}, precision {of['precision']:.1f}, "
+            f"recall {of['recall']:.1f}"
+        )
     if "class_prior" in metrics:
         lines.append(f"the most frequent class alone: {100 * metrics['class_prior']['top1']:.1f}")
     return "\n".join(lines)

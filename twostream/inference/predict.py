@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from twostream.clipstore.frames import shrunk
 from twostream.errors import UserError, validation_reason
 from twostream.flow import Solver, make_solver, resolve_device
 from twostream.flow.encoding import encode_flow
+from twostream.fusion.events import Curves, Event, EventSettings, find_events
 from twostream.fusion.methods import read_fusion
 from twostream.fusion.scores import log_softmax
 from twostream.inference.live import is_live, live_frames
@@ -94,6 +96,12 @@ class Prediction:
     def top(self, count: int = 5, name: str = "fusion") -> list[tuple[str, float]]:
         """Return the classes of highest probability, as :func:`top_classes`."""
         return top_classes(self.classes, self.probabilities(name), count)
+
+    def events(self, settings: EventSettings) -> list[Event]:
+        """Return the events that the windows show, best those of :meth:`Predictor.timeline`."""
+        middles = np.array([(window.start + window.end) / 2 for window in self.windows])
+        probabilities = np.stack([window.probabilities() for window in self.windows])
+        return find_events(Curves(middles, probabilities, 0.0, self.windows[-1].end), self.classes, settings)
 
     def to_dict(self, count: int = 5) -> dict[str, Any]:
         """Return plain values for JSON: the top `count` classes of the video and of each window."""
@@ -219,12 +227,41 @@ class Predictor:
         if isinstance(source, int) or is_live(source):
             yield from self._live(source, every or EVERY_S, on_frame)
         else:
-            yield from self._recorded(Path(source), *_survey(source)[1:], every, on_frame)
+            _, times, duration = _survey(source)
+            edges = window_edges(times, duration, every)
+            yield from self._recorded(Path(source), times, duration, list(itertools.pairwise(edges)), on_frame)
 
     def predict(self, source: str | Path, every: float | None = None) -> Prediction:
         """Score a whole video; `every` and errors as in :meth:`windows`."""
         found, times, duration = _survey(source)
-        windows = list(self._recorded(Path(source), times, duration, every, None))
+        spans = list(itertools.pairwise(window_edges(times, duration, every)))
+        return self._prediction(source, found, times, duration, spans)
+
+    def timeline(self, source: str | Path, window: float) -> Prediction:
+        """Score a whole video in windows of equal length that overlap by half; errors as in :meth:`windows`.
+
+        Args:
+            window: seconds.
+        """
+        found, times, duration = _survey(source)
+        return self._prediction(source, found, times, duration, sliding_windows(times, 0.0, duration, window))
+
+    def score_windows(
+        self, path: Path, times: np.ndarray, duration: float, spans: Sequence[tuple[int, int]]
+    ) -> Iterator[Window]:
+        """Yield the windows of a video with these first frames and frames after the last one, which may overlap.
+
+        Args:
+            times: float64 [N] seconds of all frames of the video.
+            duration: where the last frame ends.
+            spans: neither side decreases; only this part of the video is read.
+        """
+        return self._recorded(path, times, duration, spans, None)
+
+    def _prediction(
+        self, source: str | Path, found: Probe, times: np.ndarray, duration: float, spans: list[tuple[int, int]]
+    ) -> Prediction:
+        windows = list(self._recorded(Path(source), times, duration, spans, None))
         return Prediction(os.fspath(source), self.classes, windows, times, found.reason)
 
     def frames(
@@ -244,29 +281,41 @@ class Predictor:
             yield from itertools.zip_longest(shrunk(images, short_side) if short_side else images, flows)
 
     def _recorded(
-        self, path: Path, times: np.ndarray, duration: float, every: float | None, on_frame: OnFrame | None
+        self,
+        path: Path,
+        times: np.ndarray,
+        duration: float,
+        spans: Sequence[tuple[int, int]],
+        on_frame: OnFrame | None,
     ) -> Iterator[Window]:
-        edges = window_edges(times, duration, every)
-        ends = [*times[edges[1:-1]].tolist(), duration]
-        total, shown = len(times) * len(self._inputs), None if self._progress else True
+        begin, stop = spans[0][0], spans[-1][1]
+        ends = np.append(times, duration)
+        part = (float(times[begin]), float(ends[stop])) if stop - begin < len(times) else None
+        total, shown = (stop - begin) * len(self._inputs), None if self._progress else True
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(
                 tqdm(total=total, desc=path.name, unit="frame", delay=2, leave=False, disable=shown)
             )
-            readers = [
-                stack.enter_context(contextlib.closing(read_frames(path, source.pixel_format)))
-                for source in self._inputs
-            ]
+            overlap = any(first < last for (_, last), (first, _) in itertools.pairwise(spans))
+            readers = []
+            for source in self._inputs:
+                frames = stack.enter_context(contextlib.closing(read_frames(path, source.pixel_format, part)))
+                images: Iterator[np.ndarray] = _counted(frames, bar)
+                # What is kept for the next window is kept small.
+                images = shrunk(images, source.settings.short_side) if overlap else images
+                readers.append(_Overlapping(images, begin))
             seen = stack.enter_context(contextlib.closing(self.frames(path, self._shown_side)))
-            for (first, last), end in zip(itertools.pairwise(edges), ends, strict=True):
+            for (first, last), (following, _) in itertools.zip_longest(spans, spans[1:], fillvalue=(stop, stop)):
                 if on_frame:
                     for moment, (frame, flow_px) in zip(times[first:last].tolist(), seen):  # noqa: B905 - as decoded
                         on_frame(moment, frame, flow_px)
-                images = [
-                    shrunk(_counted(itertools.islice(reader, last - first), bar), source.settings.short_side)
-                    for source, reader in zip(self._inputs, readers, strict=True)
-                ]
-                yield self._window(float(times[first]), end, last - first, images)
+                of_window: list[Iterable[np.ndarray]] = [reader.window(first, last, following) for reader in readers]
+                if not overlap:
+                    of_window = [
+                        shrunk(images, source.settings.short_side)
+                        for source, images in zip(self._inputs, of_window, strict=True)
+                    ]
+                yield self._window(float(times[first]), float(ends[last]), last - first, of_window)
 
     def _live(self, source: int | str, every: float, on_frame: OnFrame | None) -> Iterator[Window]:
         with contextlib.closing(live_frames(source)) as frames:
@@ -330,6 +379,46 @@ def window_edges(times: np.ndarray, duration: float, every: float | None) -> lis
     while len(starts) > 1 and (len(times) - starts[-1] < 2 or duration - times[starts[-1]] < every / 2):
         starts.pop()
     return [*starts, len(times)]
+
+
+def sliding_windows(times: np.ndarray, start: float, end: float, window: float) -> list[tuple[int, int]]:
+    """Return the first frame of each window and the frame after its last: windows that overlap by half.
+
+    The last window ends with the time. A window has two frames or more.
+
+    Args:
+        times: float64 [N] seconds, not decreasing, N >= 2.
+        start, end: the time that the windows cover, in seconds.
+        window: seconds; a shorter time is one window.
+    """
+    count = max(0, int(np.ceil((end - start - window) / (window / 2) - 0.5)))
+    starts = np.append(start + window / 2 * np.arange(count), max(start, end - window))
+    first = np.minimum(np.searchsorted(times, starts - 1e-6), len(times) - 2)
+    last = np.clip(np.searchsorted(times, np.minimum(starts + window, end) - 1e-6), first + 2, len(times))
+    return list(dict.fromkeys(zip(first.tolist(), np.maximum.accumulate(last).tolist(), strict=True)))
+
+
+class _Overlapping:
+    """Images that come once, for windows that may overlap: only those that the next window needs again are kept.
+
+    Args:
+        images: from number `begin` on.
+    """
+
+    def __init__(self, images: Iterator[np.ndarray], begin: int):
+        self._images, self._number = images, begin  # of the first image that is kept, or of the next that comes
+        self._kept: deque[np.ndarray] = deque()
+
+    def window(self, first: int, last: int, following: int) -> Iterator[np.ndarray]:
+        """Yield the images of a window; the next one starts at `following`. All of them must be read."""
+        again, self._kept = self._kept, deque()
+        number, self._number = self._number, min(following, last)
+        for image in itertools.islice(itertools.chain(again, self._images), last - number):
+            if number >= following:
+                self._kept.append(image)
+            if number >= first:
+                yield image
+            number += 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ TOKENS = ("rgb", "flow", "fusion", "extra1", "extra2", "extra3", "extra4")
 MOST_ROWS = 36  # of one chart: as many as fit on a printed page; longer lists become several charts
 
 _WIDTH = 400  # pixels; text stays legible when a phone shows the full width
+_TIMELINE = 900  # pixels of the width of timelines
 _LABELS = 140  # pixels at most for the labels on the left
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 _DASHES = ("", "9 3", "2 3", "9 3 2 3", "5 2", "14 4")  # of the full lines of one chart; the first is solid
@@ -290,6 +291,38 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], *, label: str, legend: Seq
             canvas.row_tooltip(y, height, f"{name}: {', '.join(shown) or 'no test clips'}")
         charts.append(canvas.svg(_WIDTH, bottom + 24, label))
     return charts
+
+
+class Track(NamedTuple):
+    """A row of :func:`timeline`: spans in seconds with their words and tokens, and what stands for the row."""
+
+    label: str
+    spans: Sequence[tuple[float, float, str, str]]
+
+
+def timeline(rows: Sequence[Track], start: float, end: float, *, label: str) -> Markup:
+    """Draw tracks of labelled spans below each other, over one axis of seconds."""
+    band, height, top = _label_width([row.label for row in rows], 2), 26, 4
+    low, high, ticks = _scale([start, end], zero=False)
+    scale = _Axis(start, end, band + 12, _TIMELINE - 4)
+    bottom = top + len(rows) * height
+    canvas = _Canvas()
+    for tick in ticks:
+        if start <= tick <= end:
+            canvas.vertical_grid(scale(tick), top, bottom, f"{tick:g} s")
+    for number, row in enumerate(rows):
+        y = top + (number + 0.5) * height
+        canvas.row_label(row.label, band, y)
+        for first, last, words, token in row.spans:
+            x, width = scale(max(first, start)), scale(min(last, end)) - scale(max(first, start))
+            canvas.bar(token, x, y, max(width, 1), height)
+            shown = shorten(visible(words), (width - 6) / 11)
+            if width_em(shown) > 1.5:
+                canvas.text(x + 4, y, shown, "on", font_size=11)
+            canvas.tooltip(
+                x, y - height / 2, max(width, 3), height, f"{row.label}: {words}, {first:.2f} to {last:.2f} s"
+            )
+    return canvas.svg(_TIMELINE, bottom + 22, label)
 
 
 def _vertical_shifts(values: Sequence[float]) -> list[float]:

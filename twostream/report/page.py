@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jinja2
@@ -26,6 +27,7 @@ from twostream.fusion.evaluation import (
     contribution_by_class,
     error_overlap,
 )
+from twostream.fusion.events import match, stretches_of
 from twostream.params import Params
 from twostream.report import charts
 from twostream.report.explore import Exploration, exploration_charts
@@ -35,6 +37,7 @@ from twostream.report.text import visible
 
 _FEW_CLIPS = 5  # test clips of a class: with fewer, one clip is more than 20 points
 _MOST_PAIRS = 15  # confusions listed under the matrix
+_MOST_TIMELINES = 20  # stretches of test videos
 _COMMANDS = """\
 dvc repro                                      # run what has changed
 dvc metrics show                               # the numbers of this page
@@ -107,6 +110,8 @@ def write_report(
             wheel=jpeg_uri(color_wheel(240), quality=92),
             examples=[(example.clip_id, film_strip(example)) for example in examples],
             **_stream_content(params, results),
+            events=results.metrics.get("events"),
+            timelines=_timelines(results.events),
             mistakes=_mistakes(params, results.mistakes, mistake_examples),
             commands=_COMMANDS,
             yaml=yaml.safe_dump(params.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=100),
@@ -169,6 +174,29 @@ def _stream_content(params: Params, results: Results) -> dict[str, Any]:
         "confusion": _confusion_matrix(results.confusion, list(results.per_class["class"])),
         "pairs": _confusion_table(results.confusion),
     }
+
+
+def _timelines(events: pd.DataFrame) -> list[Figure]:
+    """Return a timeline per tested stretch of a video, truth above prediction."""
+    figures = []
+    for path, start, end, true, predicted in itertools.islice(stretches_of(events), _MOST_TIMELINES):
+        name = PurePosixPath(path).name
+        right = match(true, predicted)
+        tracks = [
+            charts.Track("truth", [(*event[:2], event.label, "rgb") for event in true]),
+            charts.Track(
+                "prediction",
+                [
+                    (*event[:2], f"{event.label} {_percent(event.confidence)} %", "fusion" if hit else "bad")
+                    for event, hit in zip(predicted, right, strict=True)
+                ],
+            ),
+        ]
+        svg = charts.timeline(
+            tracks, start, end, label=f"{name}: {len(true)} true and {len(predicted)} predicted events"
+        )
+        figures.append(Figure(f"{name}, {start:.1f} to {end:.1f} s", [svg]))
+    return figures
 
 
 def _environment() -> jinja2.Environment:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from twostream.clipstore import ClipReader
 from twostream.core.files import sha256_of
+from twostream.fusion.events import read_events
 from twostream.report.explore import Exploration, read_exploration
 
 SOFTWARE = (
@@ -33,6 +34,7 @@ class Results(NamedTuple):
         curves: one row per run and epoch: `run` (`<stream>-<split>`), `epoch`, `train_loss`, `val_loss`, `train_top1`,
             `val_top1`.
         weights: split -> table of :func:`twostream.fusion.weights.weight_curve`.
+        events: the true and predicted events of test videos that are annotated in time.
     """
 
     exploration: Exploration
@@ -43,6 +45,7 @@ class Results(NamedTuple):
     mistakes: pd.DataFrame
     curves: pd.DataFrame
     weights: dict[int, pd.DataFrame]
+    events: pd.DataFrame
 
 
 def read_results(folder: Path, splits: list[int]) -> Results:
@@ -57,6 +60,7 @@ def read_results(folder: Path, splits: list[int]) -> Results:
         metrics=json.loads((folder / "metrics.json").read_text()),
         **{name: _read_table(folder / f"{name}.csv") for name in names},
         weights={n: _read_table(folder / f"fusion/split{n}.csv") for n in splits},
+        events=read_events([folder / f"events/split{n}.csv" for n in splits]),
     )
 
 
