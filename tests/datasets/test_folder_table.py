@@ -35,12 +35,14 @@ FORMS = {
     "as documented": text(),
     "semicolons": text(delimiter=";"),
     "tabs": text(delimiter="\t"),
+    "bars": text(delimiter="|"),
     "Excel's first line": "sep=;\r\n" + text(delimiter=";", end="\r\n"),
     "CRLF": text(end="\r\n"),
     "CR": text(end="\r"),
     "BOM": b"\xef\xbb\xbf" + text().encode(),
     "UTF-16 of Excel": text(delimiter="\t", end="\r\n").encode("utf-16"),
     "UTF-16, big end first": b"\xfe\xff" + text().encode("utf-16-be"),
+    "UTF-32": text().encode("utf-32"),
     "UTF-16 without BOM": text().encode("utf-16-le"),
     "blanks in the header": text(header=["path", " class", " group ", " split"]),
     "blanks everywhere": text([[f" {cell} " for cell in row] for row in ROWS], delimiter=" ,"),
@@ -48,6 +50,9 @@ FORMS = {
     "capitals": text([[*row[:3], row[3].upper()] for row in ROWS], header=["Path", "CLASS", "Group", "Split"]),
     "backslashes": text([[row[0].replace("/", "\\"), *row[1:]] for row in ROWS]),
     "dots": text([[f"./{row[0]}", *row[1:]] for row in ROWS]),
+    "the name of the source first": text([[f"in/{row[0]}", *row[1:]] for row in ROWS]),
+    "names in the folder of their class": text([[row[0].split("/")[1], *row[1:]] for row in ROWS]),
+    "characters that nobody sees": text([[f"{row[0]}\u200b", *row[1:]] for row in ROWS], ["\ufeffpath", *HEADER[1:]]),
     "another order": text([row[::-1] for row in ROWS], header=HEADER[::-1]),
     "blank lines": "\n" + text().replace("\n", "\n\n,,,\n"),
     "surplus fields": text([[*row, "", ""] for row in ROWS], header=[*HEADER, "", ""]),
@@ -98,6 +103,25 @@ def test_names_that_are_no_text_are_found_by_their_bytes(tmp_path):
     names = [b"run/caf\xe9.mp4", b"run/b.mp4", b"wave/c.mp4"]
     source = table(tmp_path, b"path,split\n%b,train\n%b,test\n%b,val\n" % tuple(names), *names)
     assert set(run(settings(source), tmp_path / "out").clips["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "mac-roman"])
+def test_a_table_in_an_encoding_that_is_not_known_is_named(tmp_path, encoding):
+    names = {"cp1251": ["бег/а.mp4", "бег/б.mp4", "run/c.mp4"], "mac-roman": ["Läufe/Zoë.mp4", "b/b.mp4", "run/c.mp4"]}
+    rows = [[name, name.split("/")[0], name[-5], side] for name, side in zip(names[encoding], SIDES, strict=True)]
+    source = table(tmp_path, text(rows).encode(encoding), *names[encoding])
+    line = refused(settings(source), tmp_path / "out")
+    assert "split.csv, line 2: " in line and "the table is not UTF-8; save it as CSV (UTF-8)" in line
+
+
+def test_the_columns_of_a_table_without_a_known_delimiter_are_not_one_name(tmp_path):
+    source = table(tmp_path, text(delimiter=":"))
+    assert "line 1: separate the columns with commas, semicolons or tabs" in refused(settings(source), tmp_path / "out")
+
+
+def test_a_table_without_endings_is_compared_with_the_files(tmp_path):
+    source = table(tmp_path, text([[row[0].removesuffix(".mp4"), *row[1:]] for row in ROWS]))
+    assert "such as 'walk/a1' (there is 'walk/a1.mp4')" in refused(settings(source), tmp_path / "out")
 
 
 def test_names_in_other_capitals_are_found_and_named(tmp_path, capsys):

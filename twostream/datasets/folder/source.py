@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import re
 import unicodedata
@@ -12,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from twostream.datasets import is_video
-from twostream.datasets.folder.table import Row, cell_text, read_table, subset_of
+from twostream.datasets.folder.table import Row, cell_text, is_utf8, read_table, subset_of
 from twostream.datasets.folder.times import find_span
 from twostream.datasets.tables import SUBSETS
 from twostream.errors import UserError
@@ -198,9 +200,11 @@ def _clips_of_table(table: Path, tree: Tree) -> list[Clip]:
             raise UserError(f"{table}: the split column gives no clips to {side}")
     missing = [clip.path for clip in clips if clip.reason]
     if len(missing) == len(clips):
+        close = difflib.get_close_matches(os.fspath(missing[0]), tree.by_name, n=1)
         raise UserError(
-            f"{table}: none of the {len(clips)} clips that it lists is in the source; a path is relative to the class "
-            "folders"
+            f"{table}: none of the {len(clips)} clips that it lists is in the source, such as "
+            f"{os.fspath(missing[0])!r}{f' (there is {close[0]!r})' if close else ''}; a path is relative to the class "
+            "folders and has its ending"
         )
     _report(missing, "are listed in the table but not there; they count as missing")
     return clips + _unlisted(tree, clips, "group" in columns)
@@ -227,29 +231,37 @@ def _read_row(row: Row, path: Path, tree: Tree) -> Clip:
 def _resolve(row: Row, tree: Tree, table: Path, renamed: list[str]) -> Path:
     """Return the file of a row, relative to the source; if no such file exists, where it is expected.
 
-    The path is tried as it stands, then without blanks around it and in the encoding of :func:`cell_text`, with
-    backslashes as separators, in NFC and NFD, and in other capitals, of which `renamed` gets the names.
+    The path is tried as it stands, then without blanks around it and in the encoding of :func:`cell_text`, in the
+    folder of its class, with backslashes as separators, in NFC and NFD, and in other capitals, of which `renamed` gets
+    the names.
     """
-    cell = row.cells["path"]
-    names = [cell, cell.strip(), cell_text(cell)]
-    expected: list[Path] = []
-    for name in dict.fromkeys([*names, *(name.replace("\\", "/") for name in names)]):
-        expected = _inside(name, tree, table) if name.strip() and "\0" not in name else []
-        for path in expected:
+    cell, label = row.cells["path"], cell_text(row.cells.get("class", ""))
+    text = cell_text(cell)
+    names = [cell, cell.strip(), text]
+    names += [name.replace("\\", "/") for name in names]
+    places = {name: _inside(name, tree, table) for name in names if name.strip() and "\0" not in name}
+    expected = list(places.values())[-1] if places else []
+    if label and expected:
+        in_class = f"{label}/{names[-1]}"
+        places[in_class] = _inside(in_class, tree, table)
+    for paths in places.values():
+        for path in paths:
             if os.path.lexists(tree.root / path) and not (tree.root / path).is_dir():
                 return path
-        for path in expected:
+        for path in paths:
             if found := tree.by_name.get(_nfc(path)):
                 return found
-    for path in expected:
+    for path in itertools.chain(*places.values()):
         if found := tree.by_folded_name.get(_nfc(path).casefold()):
             renamed.append(os.fspath(found))
             return found
-    if not expected or re.match(r"[A-Za-z]:[\\/]", cell.strip()):
+    if not expected or re.match(r"[A-Za-z]:[\\/]", text):
         raise row.error(
             f"path {cell!r} is not a file inside the source {os.fspath(tree.root)!r}; write it relative to the class "
             "folders"
         )
+    if not is_utf8(cell):
+        raise row.error(f"{text!r} is not in the source, and the table is not UTF-8; save it as CSV (UTF-8)")
     return expected[0]
 
 
@@ -257,7 +269,8 @@ def _inside(name: str, tree: Tree, table: Path) -> list[Path]:
     """Return what a name can stand for inside the source, relative to it."""
     real = Path(os.path.realpath(tree.root))  # an absolute name may not go through the link that the source is
     found = []
-    for folder in (*tree.levels(), table.parent):
+    # From the folder of the source too: `clips/walk/1.mp4` in the source `clips`.
+    for folder in (*tree.levels(), table.parent, tree.root.parent):
         path = Path(os.path.normpath(folder / name))
         for root in (tree.root, real):
             if path != root and path.is_relative_to(root):

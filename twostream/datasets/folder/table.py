@@ -17,7 +17,8 @@ from twostream.errors import UserError, reason
 COLUMNS = ("path", "class", "group", "split")
 TIMES = ("start", "end")  # of a clip that is a span of its video
 _KNOWN = (*COLUMNS, *TIMES)
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
+_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060"  # characters that nobody sees, which spreadsheets and web pages leave behind
 
 # What people call the columns. A table that has one of these names in place of the column itself is refused.
 _OTHER_NAMES = {
@@ -51,9 +52,9 @@ class Row(NamedTuple):
 def read_table(table: Path, rename: bool = False) -> tuple[list[str], list[Row]]:
     """Return those columns of :data:`COLUMNS` and :data:`TIMES` that a table has, and its rows without blank ones.
 
-    The first line names the columns, in any case and order. The delimiter is the comma, semicolon or tab that gives
-    the most known columns. UTF-8 and UTF-16 are recognised; :func:`cell_text` decodes what is neither. A printed line
-    names the columns that are not used.
+    The first line names the columns, in any case and order. The delimiter is the comma, semicolon, tab or `|` that
+    gives the most known columns. UTF-8, UTF-16 and UTF-32 are recognised; :func:`cell_text` decodes what is neither. A
+    printed line names the columns that are not used.
 
     Args:
         table: the file.
@@ -97,15 +98,18 @@ def read_table(table: Path, rename: bool = False) -> tuple[list[str], list[Row]]
 
 def cell_text(cell: str) -> str:
     """Return a cell without surrounding blanks, in NFC; bytes that are not UTF-8 are read as Windows' Latin-1."""
-    try:
-        cell.encode("utf-8")
-    except UnicodeEncodeError:
+    if not is_utf8(cell):
         encoded = cell.encode("utf-8", "surrogateescape")
         try:
             cell = encoded.decode("cp1252")
         except UnicodeDecodeError:
             cell = encoded.decode("latin-1")
-    return unicodedata.normalize("NFC", cell).strip()
+    return re.sub(rf"^[\s{_UNSEEN}]+|[\s{_UNSEEN}]+$", "", unicodedata.normalize("NFC", cell))
+
+
+def is_utf8(cell: str) -> bool:
+    """Return whether a cell has no bytes that are not UTF-8."""
+    return not any("\udc80" <= character <= "\udcff" for character in cell)
 
 
 def subset_of(word: str) -> str | None:
@@ -121,7 +125,9 @@ def _decoded(table: Path) -> str:
         raise UserError(f"{table}: cannot be read ({reason(error)})") from None
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise UserError(f"{table}: is a spreadsheet, not text; save it as CSV (UTF-8)")
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif 4 * data[1::2].count(0) > len(data):
         encoding = "utf-16-le"
@@ -132,7 +138,7 @@ def _decoded(table: Path) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
-        raise UserError(f"{table}: is not valid UTF-16; save it as CSV (UTF-8)") from None
+        raise UserError(f"{table}: is not valid {encoding.upper()}; save it as CSV (UTF-8)") from None
 
 
 def _known_columns(text: str, delimiter: str) -> tuple[int, int]:
@@ -160,6 +166,8 @@ def _columns(cells: list[str], where: str, rename: bool) -> list[str]:
         close = {}
     if "path" not in columns:
         first_line = f"{where}: the first line must be the columns {','.join(COLUMNS)}, and path is missing"
+        if len(names) == 1 and len(set(re.findall(r"\w+", names[0].casefold())) & set(COLUMNS)) > 1:
+            raise UserError(f"{where}: separate the columns with commas, semicolons or tabs")
         if "path" in close:
             raise UserError(f"{first_line}; rename the column {close['path']!r} to path")
         found = "this is a clip" if any(map(is_video, names)) else f"found {','.join(names)!r}"
