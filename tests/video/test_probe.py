@@ -158,6 +158,8 @@ TO_DAMAGE = {
     "l.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}),
     "m.mp4": ("libx264", {"movflags": "frag_keyframe"}),
     "n.mp4": ("libx264", {"movflags": "dash+delay_moov"}),
+    "o.ivf": ("libvpx", {}),
+    "p.asf": ("msmpeg4", {}),
 }
 
 
@@ -180,7 +182,23 @@ def test_a_video_that_lost_its_middle_is_unreadable(sound_files, name, kind):
     assert found.reason.startswith(("damaged: ", "cut short: ", "not a video"))
 
 
-@pytest.mark.parametrize("name", TO_DAMAGE)
+@pytest.mark.parametrize("kind", ["zeros", "noise"])
+def test_a_stream_without_time_stamps_that_lost_its_middle_is_unreadable(tmp_path, kind):
+    path = encode(tmp_path / "a.m2v", "mpeg2video", moving_texture(80, 96, 128), options={"g": "10", "b": "1000000"})
+    assert probe(path).reason == ""
+    assert probe(damaged(path, kind)).reason.startswith("damaged: ")
+
+
+@pytest.mark.parametrize("name", ["a.avi", "b.mkv", "c.webm", "j.wmv"])
+def test_a_clip_that_lost_a_tenth_at_its_end_is_used_and_says_so(sound_files, tmp_path, name):
+    content = (sound_files / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(0.88 * len(content))])
+    found = probe(tmp_path / name)
+    assert found.readable and 64 < found.frames < 78
+    assert found.reason.startswith(f"cut short but used: {found.frames} of about ")
+
+
+@pytest.mark.parametrize("name", [name for name in TO_DAMAGE if name != "o.ivf"])  # nothing after it can be found
 def test_a_small_damage_does_not_cost_the_clip(sound_files, name):
     found = probe(damaged(sound_files / name, "noise", 0.6, 0.61))
     assert found.readable, found.reason

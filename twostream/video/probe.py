@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.format import Flags
 
 from twostream.video import MIN_SIDE, Clock, Span, Video, VideoError, frames_in, is_broadcast, open_video
 
@@ -19,7 +20,9 @@ MAX_LOST = 0.2
 MAX_FLAWED = 0.5  # of the frames with errors in them: the rest of such frames is a guess of the decoder, or noise
 _TRAILER = 4096  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
-_DELAY = 18  # frames that a decoder may keep back: damage appears up to so many frames before the gap it leaves
+_DELAY = 18  # frames that a decoder may keep back, or one packet of a file may hold: damage shows so far from its gap
+_PLAUSIBLE_S = 10.0  # by which the first packet that is decoded can come after the first that is shown
+_SCANNED = ("gif", "ogg")  # their duration is not declared: FFmpeg finds the last frame that is there
 
 See = Callable[[Video, av.VideoFrame], None]
 
@@ -110,12 +113,15 @@ class _Record:
         self.flawed = 0
         self.first, self.end = np.inf, -np.inf
         self._is_broadcast = is_broadcast(video)
+        self._has_stamps = Flags.no_timestamps not in Flags(container.format.flags)
+        self._damaged: list[int] = []  # sizes of packets with a sign of damage
         self._listed = track.frames if container.format.name.startswith("mov") else np.inf  # in the header
         self._ticks = {one.index: float(one.time_base or 0) for one in container.streams}
         self._track = track.index
         self._packets = self._of_track = 0  # number of all packets, and of those of the track
         self._packed = self._read = 0  # bytes of the packets, and where the last one ends in the file
         self._size = container.size
+        self._is_short = False  # whether the file is smaller than its header says
         self._logged = av.logging.get_last_error()[0]
         self.duration = (container.duration or 0) / av.time_base
         if track.duration:
@@ -123,7 +129,9 @@ class _Record:
         if container.format.name == "avi":  # of a file that is cut short, FFmpeg shortens the duration, not the number
             self.duration = max(self.duration, track.frames / (self.clock.fps or np.inf))
         elif container.format.name == "asf":  # likewise, it drops the duration
-            self.duration = self.duration or _asf_seconds(container.name.removeprefix("file:"))
+            seconds, size = _asf_extent(container.name.removeprefix("file:"))
+            self.duration = self.duration or seconds
+            self._is_short = self._size < size
 
     def watch(self, packet: av.Packet | None, why: str) -> None:
         """Note what a packet says; see :meth:`Video.decode`."""
@@ -132,6 +140,7 @@ class _Record:
         if why or logged != self._logged or (packet is not None and (packet.is_corrupt or self._skips(packet))):
             self._logged = logged
             self.marks.append(len(self.stamps))
+            self._damaged.append(packet.size if packet is not None else 0)
         if why and (self.stamps or not self._is_broadcast):
             self.failures.append(why)
         if packet is None:
@@ -144,8 +153,8 @@ class _Record:
             return
         tick = self._ticks.get(index, 0.0)
         self.end = max(self.end, (stamp + (packet.duration or 0)) * tick)
-        if index == self._track:
-            self.first = min(self.first, stamp * tick)
+        if index == self._track and (self.first == np.inf or 0 < self.first - stamp * tick < _PLAUSIBLE_S):
+            self.first = stamp * tick  # one that is much smaller is damaged
 
     def _skips(self, packet: av.Packet) -> bool:
         """Return whether the file has far more bytes before this packet than others need for their headers."""
@@ -170,9 +179,13 @@ class _Record:
             return len(self.failures), False
         marks = np.array(self.marks)
         gaps = np.flatnonzero(steps > 1.5 * step)
-        gap = sum(steps[i] - step for i in gaps if ((marks > i - _DELAY) & (marks <= i + 2)).any())
+        is_damage = [self._is_short or (abs(marks - i) < _DELAY).any() for i in gaps]
+        gap = float((steps[gaps] - step)[np.array(is_damage, bool)].sum())
         if 0 in self.marks and not self._is_broadcast and self.stamps[0] is not None:
             gap += max(self.stamps[0] - self.first, 0.0)
+        if not self._has_stamps and self._packets:  # times are made up; noise is as long as the frames in its place
+            mean = self._packed / self._packets
+            gap += step * sum(size / mean for size in self._damaged if size > _HOLE * mean)
         tail = self._tail(float(times[-1]), step)
         return max(round((gap + tail) / step), len(self.failures)), tail > gap
 
@@ -182,7 +195,8 @@ class _Record:
             return 0.0
         last = self.stamps[0] + time
         is_fragmented = self._of_track > self._listed + 1  # one packet at the end is empty
-        if self.duration <= 0 or self._is_broadcast or is_fragmented:  # no header declares a duration
+        is_declared = self.duration > 0 and not self._is_broadcast and not is_fragmented
+        if not is_declared or self._container.format.name in _SCANNED:
             rest = self._size - self._read if self._read else 0
             return rest / self._read * time if rest > max(MAX_LOST * self._size, _TRAILER) else 0.0
         # A duration counts from 0 or from the first packet, by the container. Where it can be either, the loss is the
@@ -207,15 +221,17 @@ class _Record:
         return False
 
 
-def _asf_seconds(path: str) -> float:
-    """Return the duration that the header of an ASF file declares (ASF specification, 3.2), or 0."""
+def _asf_extent(path: str) -> tuple[float, int]:
+    """Return the duration and the size in bytes that the header of an ASF file declares (ASF specification, 3.2)."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         head = file.read(1 << 16)
         properties = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
         if 0 <= properties <= len(head) - 92:
+            (size,) = struct.unpack_from("<Q", head, properties + 40)
             played, _, preroll, flags = struct.unpack_from("<QQQL", head, properties + 64)
-            return max(played / 1e7 - preroll / 1e3, 0.0) if not flags & 1 else 0.0  # 1: a live recording
-    return 0.0
+            if not flags & 1:  # 1: a live recording
+                return max(played / 1e7 - preroll / 1e3, 0.0), size
+    return 0.0, 0
 
 
 def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
@@ -242,6 +258,9 @@ def _verdict(found: Probe, lost: int, at_end: bool, failures: Sequence[str] = ()
     if failures:
         count = len(failures)
         return replace(found, readable=True, reason=f"damaged but used: {count} packets cannot be decoded{first}")
+    if lost > 1:
+        what = "cut short" if at_end else "damaged"
+        return replace(found, readable=True, reason=f"{what} but used: {frames} of about {total} frames can be decoded")
     return replace(found, readable=True)
 
 
