@@ -1,10 +1,9 @@
 """Stage: bring the videos and split files of the data set into data/."""
 
-import shutil
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.core.outputs import note_written, refuse_foreign
+from twostream.core.outputs import replaced
 from twostream.core.workspace import absent_in_experiments
 from twostream.datasets import get_dataset
 from twostream.params import Params
@@ -17,13 +16,9 @@ def download(params: Params) -> None:
     """Fill data/videos/<class>/ and data/annotations/ from `dataset.source`."""
     cache = open_cache()
     check_source(params.dataset.source)
-    refuse_foreign((VIDEOS, ANNOTATIONS), cache)
-    for folder in (VIDEOS, ANNOTATIONS):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    # What is fetched stays beside DVC's cache.
-    get_dataset(params.dataset.name).fetch(params.dataset, VIDEOS, ANNOTATIONS, cache.root / "download")
-    note_written((VIDEOS, ANNOTATIONS), cache)
+    with replaced((VIDEOS, ANNOTATIONS), cache):
+        # What is fetched stays beside DVC's cache.
+        get_dataset(params.dataset.name).fetch(params.dataset, VIDEOS, ANNOTATIONS, cache.root / "download")
     if warning := absent_in_experiments(params.dataset.source):
         print(f"WARNING: {warning}")
 

@@ -5,14 +5,16 @@ from pathlib import Path
 from stages.common import FROM_CACHE, find_cache, open_cache, run
 from twostream.clipstore.extract import count_missing, flow_job
 from twostream.clipstore.extract import extract_flow as extract
+from twostream.core.outputs import replaced
 from twostream.datasets.tables import read_clips
 from twostream.params import Params
 
 
 def extract_flow(params: Params) -> None:
     """Write data/flow/<class>/<clip>.zip; clips that were extracted before come from the cache."""
-    clips = read_clips("data/clips.csv")
-    counts = extract(clips, Path("data/videos"), Path("data/flow"), params.flow, open_cache(), params.runtime.workers)
+    clips, out, cache = read_clips("data/clips.csv"), Path("data/flow"), open_cache()
+    with replaced([out], cache):
+        counts = extract(clips, Path("data/videos"), out, params.flow, cache, params.runtime.workers)
     print("flow: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
 
 

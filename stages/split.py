@@ -1,10 +1,9 @@
 """Stage: assign every clip to train, val or test, without decoding it."""
 
-import shutil
 from pathlib import Path
 
 from stages.common import open_cache, run
-from twostream.core.outputs import note_written, refuse_foreign
+from twostream.core.outputs import replaced
 from twostream.datasets.splits import split_clips
 from twostream.datasets.tables import read_clips, write_table
 from twostream.params import Params
@@ -14,13 +13,10 @@ SPLITS = Path("data/splits")
 
 def split(params: Params) -> None:
     """Write data/splits/<n>.csv for every number of `dataset.splits`."""
-    cache = open_cache()
-    refuse_foreign([SPLITS], cache)
-    shutil.rmtree(SPLITS, ignore_errors=True)
     clips = read_clips("data/clips.csv")
-    for number, table in split_clips(params.dataset, clips, Path("data/annotations"), params.seed).items():
-        write_table(table, SPLITS / f"{number}.csv")
-    note_written([SPLITS], cache)
+    with replaced([SPLITS], open_cache()):
+        for number, table in split_clips(params.dataset, clips, Path("data/annotations"), params.seed).items():
+            write_table(table, SPLITS / f"{number}.csv")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
+from twostream.core.outputs import replaced
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
 from twostream.streams.task import Task
@@ -13,7 +14,9 @@ from twostream.views.examples import list_examples
 def train(params: Params, stream: str, split: str) -> None:
     """Write models/<stream>-<split>/ and the training curves in metrics/train/<stream>-<split>/."""
     model, curves = (Path(folder) / f"{stream}-{split}" for folder in ("models", "metrics/train"))
-    train_stream(_task(params, stream, split), open_cache(), params.runtime, model, curves)
+    task, cache = _task(params, stream, split), open_cache()
+    with replaced((model, curves), cache):
+        train_stream(task, cache, params.runtime, model, curves)
 
 
 def cost(params: Params, stream: str, split: str) -> dict[str, int]:

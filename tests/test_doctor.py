@@ -50,7 +50,7 @@ def test_a_ready_machine_gives_exit_code_0_and_one_line_per_check(values, quick,
     assert all(line.split()[0] in ("ok", "warning") for line in lines[:-1])
     looked_at = [line.split()[1] for line in lines[:-1]]
     assert looked_at == [
-        *("packages", "parameters", "machine", "PyTorch", "source", "unpacker", "weights"),
+        *("packages", "parameters", "machine", "PyTorch", "source", "outputs", "unpacker", "weights"),
         *("clips", "disk", "time"),
     ]
 

@@ -176,12 +176,16 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from stages.common import find_cache
+    from twostream.core.outputs import output_folders, refuse_foreign
     from twostream.core.workspace import absent_in_experiments
     from twostream.params import load_params
     from twostream.sources import check_source
 
     params = load_params(args.file)
     check_source(params.dataset.source)
+    if Path("dvc.yaml").exists():
+        refuse_foreign(output_folders(params), find_cache())
     streams = ", ".join([*params.train.rgb, *params.train.flow])
     print(f"{args.file}: valid. Data set {params.dataset.name}, flow {params.flow.method}, streams {streams}")
     if warning := absent_in_experiments(params.dataset.source):

@@ -97,6 +97,7 @@ def checks(params_path: str | Path = "params.yaml") -> Iterator[Check]:
         return  # the other checks would fail in their imports
     yield _torch(params)
     yield _source(params)
+    yield _outputs(params)
     yield _unpacker(params)
     yield from _weights(params)
     try:
@@ -186,6 +187,17 @@ def _source(params: Params) -> Check:
     if remote:
         return Check("source", "warning", f"will be fetched, which needs a network: {remote[0]} (not tried here)")
     return Check("source", "problem", f"dataset.source: {paths[0]} does not exist; put the data there")
+
+
+def _outputs(params: Params) -> Check:
+    from stages.common import find_cache
+    from twostream.core.outputs import output_folders, refuse_foreign
+
+    try:
+        refuse_foreign(output_folders(params), find_cache())
+    except UserError as error:
+        return Check("outputs", "problem", str(error))
+    return Check("outputs", "ok", "no files of yours lie where stages write")
 
 
 def _unpacker(params: Params) -> Check:

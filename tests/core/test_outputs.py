@@ -7,7 +7,7 @@ import pytest
 from helpers import as_pulled
 
 from twostream.core.cache import FileCache
-from twostream.core.outputs import foreign_files, note_written, overlapping_output, refuse_foreign
+from twostream.core.outputs import foreign_files, overlapping_output, refuse_foreign, replaced
 from twostream.errors import UserError
 
 
@@ -71,7 +71,7 @@ def cache(project) -> FileCache:
 
 
 def test_files_of_the_user_are_named_and_counted(project, cache):
-    with pytest.raises(UserError, match="'data/videos/walk/1.avi' and 1 more: not made by this stage") as caught:
+    with pytest.raises(UserError, match="'data/videos/walk/1.avi' and 1 more: not made by a stage") as caught:
         write("data/videos/walk/1.avi")
         write("data/videos/walk/2.avi")
         refuse_foreign([Path("data/annotations"), Path("data/videos")], cache)
@@ -85,10 +85,43 @@ def test_files_of_an_earlier_run_are_recognised(project, cache):
     assert foreign_files(Path("data/videos"), cache) == []
     mine = write("data/videos/walk/2.avi", "two")
     assert foreign_files(Path("data/videos"), cache) == [mine]
-    note_written([Path("data/videos")], cache)
+    mine.unlink()
+    with replaced([Path("data/videos")], cache):
+        assert not list(Path("data/videos").iterdir())
+        write("data/videos/walk/2.avi", "two")
     assert foreign_files(Path("data/videos"), cache) == []
     write("data/videos/walk/2.avi", "edited")
     assert foreign_files(Path("data/videos"), cache) == [mine]
+
+
+@pytest.mark.parametrize("end", ["an error", "a kill"])
+def test_files_of_a_stage_that_did_not_finish_are_recognised(project, cache, end):
+    stage = replaced([Path("data/rgb")], cache)
+    stage.__enter__()
+    write("data/rgb/walk/1.zip")
+    if end == "an error":
+        stage.__exit__(ValueError, ValueError("of the stage"), None)
+    assert foreign_files(Path("data/rgb"), cache) == []
+
+
+def test_a_stage_deletes_nothing_where_it_finds_files_of_the_user(project, cache):
+    with replaced([Path("models/spatial-1")], cache):
+        write("models/spatial-1/model.pt")
+    mine = write("data/rgb/walk/mine.zip")
+    with pytest.raises(UserError, match="'data/rgb/walk/mine.zip'"):  # noqa: SIM117
+        with replaced([Path("models/spatial-1"), Path("data/rgb")], cache):
+            pass
+    assert mine.exists() and Path("models/spatial-1/model.pt").exists()
+
+
+def test_files_with_another_name_or_in_a_cache_lose_nothing(project, cache):
+    os.link(write("elsewhere/walk/1.avi"), write("data/rgb/1.zip").with_name("2.zip"))
+    Path("data/rgb/1.zip").unlink()
+    cache.make("key", Path("data/rgb/3.zip"), lambda path: path.write_text("a clip"))
+    copied = Path("data/rgb/3.zip").read_bytes()  # as DVC does with hard links before it runs a stage
+    Path("data/rgb/3.zip").unlink()
+    Path("data/rgb/3.zip").write_bytes(copied)
+    assert foreign_files(Path("data/rgb"), cache) == []
 
 
 def test_files_of_another_revision_are_recognised_by_their_content(project, cache):

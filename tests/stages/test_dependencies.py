@@ -84,3 +84,10 @@ def test_flow_depends_on_the_code_of_every_method():
 def test_decoding_depends_on_one_module_alone():
     """The keys of probes and of extracted clips hold the code of no other."""
     assert not _missing("", ROOT / "twostream/video/__init__.py", ["twostream/video/__init__.py"])
+
+
+def test_dvc_deletes_no_folder_before_a_stage_has_looked_into_it():
+    for name, stage in _stages().items():
+        for out in stage.get("outs", []):
+            is_kept = isinstance(out, dict) and all(options.get("persist") for options in out.values())
+            assert is_kept or Path(out).suffix, f"{name}: {out} needs `persist: true` and `replaced`"

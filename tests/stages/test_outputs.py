@@ -44,7 +44,7 @@ def refused(project: Path, *words: str, stage: str = "split") -> None:
 def test_clips_in_the_folder_of_a_stage_are_never_deleted(project):
     mine = clips(project / "data" / "videos")
     before = contents(mine)
-    refused(project, "'data/videos/run/0.avi' and 7 more: not made by this stage", "dataset.source names")
+    refused(project, "'data/videos/run/0.avi' and 7 more: not made by a stage", "dataset.source names")
     set_values(project, "dataset", source="clips")
     assert run(project, "dvc", "repro", check=False) and contents(mine) == before  # the source is missing
     os.symlink("data/videos", project / "clips")
@@ -72,11 +72,29 @@ def test_only_files_that_no_stage_made_stop_a_run(project, tmp_path):
     assert contents(project / "data") == made
 
     (project / "data/splits/mine.csv").write_text("my own split")
-    refused(project, "'data/splits/mine.csv': not made by this stage", "dataset.table")
+    refused(project, "'data/splits/mine.csv': not made by a stage", "dataset.table")
     (project / "data/splits/mine.csv").unlink()
     (project / "data/splits/1.csv").write_text("my own split")
-    refused(project, "'data/splits/1.csv': not made by this stage")
+    refused(project, "'data/splits/1.csv': not made by a stage")
     assert (project / "data/splits/1.csv").read_text() == "my own split"
     (project / "data/splits/1.csv").unlink()
     assert ran(run(project, "dvc", "repro", "split")) == ["split"]
     assert contents(project / "data") == made
+
+
+def test_files_in_a_folder_that_dvc_would_delete_are_never_deleted(project):
+    stages = {"data/rgb": "extract_rgb", "metrics/explore": "explore"}
+    for folder in stages:
+        (project / folder).mkdir(parents=True)
+        (project / folder / "notes.txt").write_text("mine")
+    run(project, "dvc", "repro", "split")
+    for folder, stage in stages.items():
+        refused(project, f"'{folder}/notes.txt': not made by a stage", stage=stage)
+    checked = run(project, sys.executable, "-m", "twostream.cli", "check", check=False)
+    assert "'data/rgb/notes.txt' and 1 more: not made by a stage" in checked
+    assert all((project / folder / "notes.txt").read_text() == "mine" for folder in stages)
+
+    (project / "data/rgb/notes.txt").unlink()
+    assert ran(run(project, "dvc", "repro", "extract_rgb")) == ["extract_rgb"]
+    (project / "data/rgb/later.txt").write_text("added to what the stage made")
+    refused(project, "'data/rgb/later.txt': not made by a stage", stage="extract_rgb")

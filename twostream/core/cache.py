@@ -86,13 +86,17 @@ class FileCache:
         if self.objects is None:
             return {}
         try:
-            stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"].values()
-            outputs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
-            listing = json.loads(_stored(self.objects, outputs[output.as_posix()]).read_bytes())
+            digest = recorded_outputs()[output.as_posix()]["md5"]
+            listing = json.loads(_stored(self.objects, digest).read_bytes())
             files = {file["relpath"]: _stored(self.objects, file["md5"]) for file in listing}
-        except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError):
             return {}
         return {name: stored for name, stored in files.items() if stored.is_file()}
+
+    def holds(self, digest: str) -> bool:
+        """Return whether a file with this MD5 is in DVC's cache or waits for it."""
+        stored = (self._object(digest), self._pending(digest))
+        return any(path is not None and path.is_file() for path in stored)
 
     def record(self, key: str, stored: Path) -> None:
         """Record that the file for `key` is a DVC object, one of :meth:`recorded`."""
@@ -182,6 +186,16 @@ def read_json(path: Path | None) -> Any:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_bytes()) if path else None
     return None
+
+
+def recorded_outputs() -> dict[str, dict[str, Any]]:
+    """Return what dvc.lock records of every output, by its path; empty where there is no such file."""
+    try:
+        # The C library parses it 30 times as fast.
+        lock = yaml.load(Path("dvc.lock").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return {out["path"]: out for stage in lock["stages"].values() for out in stage.get("outs", [])}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
+        return {}
 
 
 def _stored(folder: Path, digest: str) -> Path:

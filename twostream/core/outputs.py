@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from twostream.core.cache import FileCache, key_of, read_json
+from twostream.core.cache import FileCache, key_of, read_json, recorded_outputs
 from twostream.core.files import atomic_path, md5_of
 from twostream.errors import UserError
+
+if TYPE_CHECKING:
+    from twostream.params import Params
 
 # Everything that stages write, as declared in dvc.yaml.
 OUTPUTS = (
@@ -19,6 +24,7 @@ OUTPUTS = (
     *("data/fused", "models", "metrics"),
 )
 _LEFT_BY_FILE_BROWSERS = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
+_UNFINISHED = {"unfinished": True}
 
 
 def overlapping_output(source: str) -> str:
@@ -39,53 +45,86 @@ def overlapping_output(source: str) -> str:
     return ""
 
 
-def refuse_foreign(outputs: Iterable[Path], cache: FileCache) -> None:
-    """Check that only files which a stage made lie in these output folders, before a stage replaces them.
+@contextlib.contextmanager
+def replaced(folders: Iterable[Path], cache: FileCache) -> Iterator[None]:
+    """Empty the output folders of a stage, for the block that writes them again.
 
-    Files of a stage are those that dvc.lock records, those that :func:`note_written` noted, and all whose content is in
-    DVC's cache. What file browsers leave behind is ignored.
+    DVC keeps these folders (`persist`), or it would delete files of the user before a stage can look for them.
+
+    Raises:
+        UserError: as :func:`refuse_foreign`; nothing was deleted.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of the processes that train together, the first one did it
+        yield
+        return
+    folders = list(folders)
+    refuse_foreign(folders, cache)
+    for folder in folders:
+        _write_note(folder, cache, _UNFINISHED)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        for folder in folders:
+            _write_note(folder, cache, {path.as_posix(): _state(folder / path) for path in _files(folder)})
+
+
+def refuse_foreign(folders: Iterable[Path], cache: FileCache) -> None:
+    """Check that only files which a stage made lie in these output folders.
+
+    Files of a stage are those that dvc.lock records, those that :func:`replaced` noted, and all whose content is in a
+    cache. What file browsers leave behind is ignored.
 
     Raises:
         UserError: one line that counts the other files and names the first.
     """
-    found = [path for output in outputs for path in foreign_files(output, cache)]
+    found = [path for folder in folders for path in foreign_files(folder, cache)]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise UserError(
-            f"{os.fspath(found[0])!r}{others}: not made by this stage, which would delete it; move your files out of "
-            "data/: clips into a folder that dataset.source names, a split into a table (dataset.table)"
+            f"{os.fspath(found[0])!r}{others}: not made by a stage, and `dvc repro` would delete it; move your files "
+            "elsewhere: clips into a folder that dataset.source names, a split into a table (dataset.table)"
         )
 
 
-def foreign_files(output: Path, cache: FileCache) -> list[Path]:
+def foreign_files(folder: Path, cache: FileCache) -> list[Path]:
     """Return the files in an output folder that no stage made."""
-    if output.is_symlink():
-        return [output]
-    sizes = {path: os.lstat(output / path).st_size for path in _files(output)}
-    recorded = _recorded(output)
-    if (len(sizes), sum(sizes.values())) == recorded:
+    if folder.is_symlink():
+        return [folder]
+    found = {path: os.lstat(folder / path) for path in _files(folder)}
+    if (len(found), sum(status.st_size for status in found.values())) == _recorded(folder):
         return []
-    written = read_json(_note(output, cache)) or {}
-    stored = {name: file.stat().st_size for name, file in cache.recorded(output).items()}
+    written = read_json(_note(folder, cache)) or {}
+    if written == _UNFINISHED:  # the stage was killed: what lies there is its own
+        return []
+    stored = {name: file.stat().st_size for name, file in cache.recorded(folder).items()}
     return sorted(
-        output / path
-        for path, size in sizes.items()
-        if size != stored.get(path.as_posix())
-        and written.get(path.as_posix()) != _state(output / path)
-        and not _is_stored(output / path, cache)
+        folder / path
+        for path, status in found.items()
+        if status.st_size != stored.get(path.as_posix())
+        and written.get(path.as_posix()) != _state(folder / path)
+        and not (status.st_nlink > 1 and stat.S_ISREG(status.st_mode))  # its content has another name, and stays
+        and not ((folder / path).is_file() and cache.holds(md5_of(folder / path)))
     )
 
 
-def note_written(outputs: Iterable[Path], cache: FileCache) -> None:
-    """Note what a stage wrote, so that a run recognises it even if DVC was killed before it recorded the outputs."""
-    for output in outputs:
-        with atomic_path(_note(output, cache)) as note:
-            files = {path.as_posix(): _state(output / path) for path in _files(output)}
-            note.write_text(json.dumps(files))
+def output_folders(params: Params) -> list[Path]:
+    """Return all folders that stages empty before they write them."""
+    streams = [f"{name}-{split}" for name in (*params.train.rgb, *params.train.flow) for split in params.dataset.splits]
+    return [
+        *map(Path, ("data/videos", "data/annotations", "data/splits", "data/rgb", "data/flow", "metrics/explore")),
+        *(Path(folder, stream) for folder in ("models", "metrics/train") for stream in streams),
+    ]
 
 
-def _note(output: Path, cache: FileCache) -> Path:
-    return cache.root / "written" / f"{key_of(path=os.path.abspath(output))}.json"
+def _note(folder: Path, cache: FileCache) -> Path:
+    return cache.root / "written" / f"{key_of(path=os.path.abspath(folder))}.json"
+
+
+def _write_note(folder: Path, cache: FileCache, content: dict[str, Any]) -> None:
+    with atomic_path(_note(folder, cache)) as note:
+        note.write_text(json.dumps(content))
 
 
 def _state(path: Path) -> list[int]:
@@ -93,22 +132,10 @@ def _state(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _is_stored(path: Path, cache: FileCache) -> bool:
-    """Return whether the content of a file is in DVC's cache."""
-    if cache.objects is None or not path.is_file():
-        return False
-    digest = md5_of(path)
-    return (cache.objects / digest[:2] / digest[2:]).is_file()
-
-
-def _recorded(output: Path) -> tuple[int, int] | None:
+def _recorded(folder: Path) -> tuple[int, int] | None:
     """Return the number of files of an output folder and their bytes, as dvc.lock records them."""
-    try:
-        stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"].values()
-        outs = [out for stage in stages for out in stage.get("outs", []) if out["path"] == output.as_posix()]
-        return outs[0]["nfiles"], outs[0]["size"]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
-        return None
+    recorded = recorded_outputs().get(folder.as_posix(), {})
+    return (recorded["nfiles"], recorded["size"]) if "nfiles" in recorded else None
 
 
 def _files(output: Path) -> Iterator[Path]:
