@@ -107,6 +107,16 @@ def test_a_folder_keeps_its_tree_and_a_damaged_video_is_named(tmp_path, capsys):
     assert "list.mp4" in "".join(errors), "a playlist opens no other file"
 
 
+def test_a_video_that_is_cut_short_gives_its_flow_and_a_warning(video, tmp_path, capsys):
+    path = write_video(tmp_path / "cut.avi", moving_texture(PAIRS, 120, 160), codec="mjpeg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    flow(path, tmp_path / "out", "--format", "npy", "--workers", "1")
+    assert 15 < len(np.load(tmp_path / "out/cut.npy")) < PAIRS - 5
+    assert f"WARNING: {path}: cut short: " in capsys.readouterr().err
+    flow(video, tmp_path / "sound", "--format", "npy", "--workers", "1")
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_a_second_run_writes_only_what_is_missing_and_other_settings_need_another_folder(video, tmp_path, capsys):
     out = tmp_path / "out"
     flow(video, out)

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -30,7 +31,8 @@ from twostream.flow.color import flow_to_color
 from twostream.flow.encoding import encode_flow
 from twostream.params import Flow
 from twostream.sources.walk import new_folder, walk_files
-from twostream.video import VideoError, open_video, read_frames
+from twostream.video import VideoError, open_video
+from twostream.video.probe import read_and_judge
 
 SETTINGS, LOCK = "flow.json", ".lock"  # in the output folder
 _CHUNK = 16  # pairs that a thread solves at once; its first frame is prepared twice
@@ -201,7 +203,7 @@ def _solved(path: Path, settings: Flow, threads: int, encode: Callable[[np.ndarr
 
     This thread decodes, and at most two chunks per thread wait, so memory does not grow with the video.
     """
-    images = shrunk(read_frames(path, "gray"), settings.short_side)
+    images = shrunk(_images(path), settings.short_side)
     if resolve_device(settings) == "cuda":
         yield from map(encode, make_solver(settings).sequence(images))
         return
@@ -224,6 +226,13 @@ def _solved(path: Path, settings: Flow, threads: int, encode: Callable[[np.ndarr
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _images(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video, uint8 [H, W], and print a warning if it turns out to be damaged."""
+    found = yield from read_and_judge(path, "gray")
+    if found.reason and found.frames > 1:
+        print(f"WARNING: {path}: {found.reason}", file=sys.stderr)
 
 
 def _chunks(images: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:

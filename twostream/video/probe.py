@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,20 +76,41 @@ def survey(path: str | Path, see: See | None = None) -> tuple[Probe, np.ndarray]
     Returns:
         The report, and float64 [frames]: seconds from the first frame, never decreasing, as :class:`Clock` gives them.
     """
-    times: list[float] = []
+    frames = _watched(path)
     try:
-        with open_video(path) as video:
-            record = _Record(video)
-            size = (0, 0)
-            for frame in video.decode(record.watch):
-                size = size if record.stamps else video.shown_size(frame)
-                record.stamps.append(frame.time)
-                times.append(record.clock(frame.time))
-                if see:
-                    see(video, frame)
+        while True:
+            video, frame = next(frames)
+            if see:
+                see(video, frame)
+    except StopIteration as end:
+        return end.value
     except VideoError as error:
         return Probe(0, 0.0, 0, 0, False, str(error)), np.zeros(0)
-    return _judge(record, np.array(times), *size), np.array(times)
+
+
+def read_and_judge(path: str | Path, pixel_format: str) -> Generator[np.ndarray, None, Probe]:
+    """Yield the frames of a video as `read_frames` does, and return the report of :func:`probe` on them."""
+    frames = _watched(path)
+    try:
+        while True:
+            video, frame = next(frames)
+            yield video.image(frame, pixel_format)
+    except StopIteration as end:
+        return end.value[0]
+
+
+def _watched(path: str | Path) -> Generator[tuple[Video, av.VideoFrame], None, tuple[Probe, np.ndarray]]:
+    """Yield the open video with each of its frames, and return what :func:`survey` returns."""
+    times: list[float] = []
+    with open_video(path) as video:
+        record = _Record(video)
+        size = (0, 0)
+        for frame in video.decode(record.watch):
+            size = size if record.stamps else video.shown_size(frame)
+            record.stamps.append(frame.time)
+            times.append(record.clock(frame.time))
+            yield video, frame
+        return _judge(record, np.array(times), *size), np.array(times)
 
 
 class _Record:
