@@ -222,6 +222,8 @@ def _models(args: argparse.Namespace) -> None:
         print(f"{row['name']:<36} {row['modality']:<10} {size:<18} {row['parameters']:>12,}")
     print(
         "timm/<name> is any other 2D network of timm, on RGB frames or stacked flow; inflated/<name> is its 3D version."
+        "\n"
+        "hf/<id> or hf/data/weights/<folder> is a network of Hugging Face's transformers, for videos or for images."
     )
 
 

@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from twostream.core.files import expand_home
 from twostream.errors import UserError
-from twostream.networks.names import FIXED, check_model_name
+from twostream.networks.names import FIXED, check_model_name, hf_folder
 from twostream.profiles import complete, differences, read_yaml
 
 RESERVED = (  # keys of metrics and columns of tables
@@ -311,6 +311,8 @@ class Params(Section):
                 check_model_name(stream.model, self.modality(name))
             except ValueError as error:
                 raise ValueError(f"streams.{name}.model: {error}") from None
+            if folder := hf_folder(stream.model):
+                _check_file(os.fspath(folder), f"streams.{name}.model", "data/weights")
             if stream.demean and self.modality(name) == "rgb":
                 raise ValueError(f"streams.{name}.demean: concerns flow, and {name} reads rgb; set it to false")
             if stream.input == "difference" and self.modality(name) == "flow":

@@ -82,6 +82,7 @@ def report(tmp_path_factory) -> str:
             curves=pd.concat([curve.assign(run=f"{name}-{n}") for name in STREAMS for n in (1, 2)]),
             weights={1: sweep, 2: sweep},
             events=pd.DataFrame(columns=COLUMNS),
+            loaded={},
         ),
         examples=[Example(names[0] + "/0", frames, motion)],
         mistake_examples=[Example(clip_id, frames, motion) for clip_id in mistakes["clip_id"]],

@@ -17,7 +17,8 @@ def without_weights(monkeypatch):
     monkeypatch.setattr(
         registry, "create_model", lambda name, **settings: create(name, **settings | {"weights": "none"})
     )
-    monkeypatch.setattr(registry, "weights_source", lambda name, weights: {"weights": weights, "sha256": None})
+    source = {"sha256": None, "licence": "Apache-2.0"}
+    monkeypatch.setattr(registry, "weights_source", lambda name, weights: {"weights": weights, **source})
 
 
 def test_the_classes_are_those_of_kinetics_in_alphabetical_order():
@@ -31,7 +32,9 @@ def test_a_video_is_predicted_and_nothing_is_left(without_weights, tmp_path, cap
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     main(["predict", "--pretrained", "video/r3d_18", str(video), "--top", "2"])
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert "video/r3d_18: weights pretrained, licence: Apache-2.0" in printed.err
     assert "fusion" not in "".join(lines) and len(lines) == 4
     assert lines[2].strip().rpartition("  ")[0].strip() in kinetics_classes()
     main(["predict", "--pretrained", "video/r3d_18", str(video), "--json"])

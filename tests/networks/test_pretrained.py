@@ -32,7 +32,7 @@ def lay_file(tmp_path, monkeypatch, weights):
 
 
 def test_without_weights_there_is_no_source():
-    assert weights_source("resnet18", "none") == {"weights": "none", "sha256": None}
+    assert weights_source("resnet18", "none") == {"weights": "none", "sha256": None, "licence": None}
 
 
 def test_a_file_is_identified_by_its_digest(tmp_path):
@@ -40,7 +40,12 @@ def test_a_file_is_identified_by_its_digest(tmp_path):
     path.write_bytes(b"abc")
     # The digest of "abc" stands in FIPS 180-2, appendix B.1.
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert weights_source("timm/test_resnet", str(path)) == {"weights": str(path), "sha256": digest}
+    source = {"weights": str(path), "sha256": digest, "licence": None}
+    assert weights_source("timm/test_resnet", str(path)) == source
+    (tmp_path / "LICENSE").write_text("\nMIT License\n\nCopyright ...\n")
+    assert weights_source("timm/test_resnet", str(path)) == {**source, "licence": "MIT License"}
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
+    assert weights_source("timm/test_resnet", str(path)) == {**source, "licence": "cc-by-nc-4.0"}
 
 
 @pytest.mark.slow
@@ -50,7 +55,8 @@ def test_torchvision_weights_are_found_by_tag_and_identified_by_the_cached_file(
     weights = ResNet50_Weights.DEFAULT if tag == "pretrained" else ResNet50_Weights[tag]
     _, network, digest = lay_file(tmp_path, monkeypatch, weights)
     loaded = make(name, weights=tag)
-    assert weights_source(name, tag) == {"weights": tag, "sha256": digest}
+    source = weights_source(name, tag)
+    assert (source["weights"], source["sha256"]) == (tag, digest) and "torchvision" in source["licence"]
     found = loaded.network.backbone.layer1[0].conv2.weight
     torch.testing.assert_close(found, network.layer1[0].conv2.weight)
     assert loaded.new_parameters == ["network.backbone.fc.weight", "network.backbone.fc.bias"]
@@ -85,7 +91,8 @@ def test_timm_weights_are_identified_by_the_file_in_the_hubs_cache(tmp_path, mon
     timm_cache(tmp_path, monkeypatch, b"published")
     make("timm/resnet18", weights="a1_in1k")
     digest = hashlib.sha256(b"published").hexdigest()
-    assert weights_source("timm/resnet18", "a1_in1k") == {"weights": "a1_in1k", "sha256": digest}
+    source = {"weights": "a1_in1k", "sha256": digest, "licence": "apache-2.0"}
+    assert weights_source("timm/resnet18", "a1_in1k") == source
 
 
 def test_a_timm_file_with_other_bytes_than_its_digest_is_refused(tmp_path, monkeypatch):
@@ -98,7 +105,7 @@ def test_published_weights_that_are_not_cached_have_no_digest(tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("resnet18", "timm/resnet18", "video/r3d_18"):
-        assert weights_source(name, "pretrained") == {"weights": "pretrained", "sha256": None}
+        assert weights_source(name, "pretrained")["sha256"] is None
 
 
 def test_a_tag_of_timm_decides_how_rgb_is_normalised(tmp_path, monkeypatch):

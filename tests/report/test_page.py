@@ -108,6 +108,7 @@ def arguments(tmp_path, demo_values) -> dict:
             curves=pd.DataFrame(curves),
             weights={1: pd.DataFrame(weights).assign(chosen=[False, True, False])},
             events=pd.DataFrame(columns=COLUMNS),
+            loaded={"spatial-1": {"model": "i3d", "weights": "pretrained", "sha256": "cafe", "licence": "Apache-2.0"}},
         ),
         "examples": [example("jump/0")],
         "mistake_examples": [example(f"{HOSTILE}/0")],
@@ -230,6 +231,13 @@ def test_unusable_and_damaged_clips_are_listed_with_their_reasons(tmp_path, argu
     text = Page(written(tmp_path, arguments)).text
     assert "jump/0 unreadable cut short: 3 of 90" in text
     assert "Damaged clips that are used" in text and "jump/1 ok damaged but used: 2 packets" in text
+
+
+def test_loaded_weights_are_listed_with_their_licence(tmp_path, arguments):
+    page = written(tmp_path, arguments)
+    assert "i3d" in page and "cafe" in page and "Apache-2.0" in page and "not stated" not in page
+    arguments["results"] = arguments["results"]._replace(loaded={})
+    assert "Licence" not in written(tmp_path, arguments)
 
 
 def test_copies_of_a_video_are_listed_with_their_classes_and_subsets(tmp_path, arguments):

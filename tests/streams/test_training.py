@@ -381,6 +381,41 @@ def test_the_model_says_which_bytes_it_started_from(pretrained, tmp_path):
     assert (config["weights"], config["weights_sha256"]) == (pretrained.stream.weights, digest)
 
 
+def _flow_weights(tmp_path, task, model, shape, **extraction):
+    """The task with a file of weights that were trained on flow; a model folder's config.json says on which."""
+    (tmp_path / "flow").mkdir()
+    torch.save({"Conv3d_1a_7x7.conv3d.weight": torch.zeros(shape)}, tmp_path / "flow" / "model.pt")
+    if extraction:
+        (tmp_path / "flow" / "config.json").write_text(json.dumps({"modality": "flow", "extraction": extraction}))
+    return _with(task, model=model, weights=str(tmp_path / "flow" / "model.pt"))
+
+
+def test_weights_of_flow_in_another_code_are_refused_and_those_of_another_method_named(flow_task, tmp_path, capsys):
+    _rewrite(flow_task[0].train[0].path, {"method": "dis", "bound": 20.0})
+    task = _flow_weights(tmp_path, flow_task[0], "flow3d", (1,), method="tvl1", bound=8.0)
+    with pytest.raises(UserError, match=r"was trained on flow with bound 8, and flow.bound is 20.*set flow.bound to 8"):
+        _train(task, tmp_path)
+    config = tmp_path / "flow" / "config.json"
+    config.write_text(config.read_text().replace("8.0", "20.0"))
+    with pytest.raises(UserError, match="do not fit the model"):
+        _train(task, tmp_path)
+    assert "was trained on flow of tvl1, and flow.method is dis" in capsys.readouterr().out
+
+
+def test_the_published_flow_weights_of_i3d_need_their_bound(flow_task, tmp_path):
+    _rewrite(flow_task[0].train[0].path, {"method": "tvl1", "bound": 15.0})
+    task = _flow_weights(tmp_path, flow_task[0], "i3d", (64, 2, 7, 7, 7))
+    with pytest.raises(UserError, match=r"with bound 20, and flow.bound is 15"):
+        _train(task, tmp_path)
+
+
+def _rewrite(path, settings):
+    with ClipReader(path) as clip:
+        frames = [clip.frame(index) for index in range(len(clip))]
+    path.unlink()
+    write_clip(path, frames, 90, {"modality": "flow", "settings": settings})
+
+
 @pytest.fixture
 def flow_task(task, tmp_path):
     """Classes of opposite motion, filmed by a camera that moves or stands still."""

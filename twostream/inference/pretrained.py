@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def write_pretrained(name: str, folder: Path) -> Path:
         name, modality="rgb", classes=len(classes), frames=frames, weights="pretrained", input_size=size
     )
     stream, source = name.rpartition("/")[2], weights_source(name, "pretrained")
+    print(f"{name}: weights pretrained, licence: {source['licence'] or 'not stated'}", file=sys.stderr)
     config = {
         **{"stream": stream, "modality": "rgb", "model": name, "classes": classes, "size": size, "dropout": 0.0},
-        **{"weights": "pretrained", "weights_sha256": source["sha256"], "demean": False},
+        **{"weights": "pretrained", "weights_sha256": source["sha256"], "licence": source["licence"], "demean": False},
         # Of 64 frames every second one: half the time, and hardly another answer.
         "sampling": {"mode": "segments", "segments": 1, "frames": frames, "stride": most // frames},
         "normalisation": model.normalisation,

@@ -139,7 +139,8 @@ def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> Ba
     return BaseNetwork(I3D(channels, classes, dropout), ("Conv3d_1a_7x7.conv3d",), ("logits.conv3d",))
 
 
-# The published flow weights were trained on pixels per frame, clipped at 20 and divided by 20: with `flow.bound: 20`,
+FLOW = {"method": "tvl1", "bound": 20.0}  # what the published flow weights were trained on
+# They were trained on pixels per frame, clipped at 20 and divided by 20: with `flow.bound: 20`,
 # that is (code - 128) / 127. RGB filters averaged over their channels want larger numbers, (code - 128) / 40: motion
 # fills less of its range than light does. The factor is in the filters.
 FAMILY = Family(

@@ -15,6 +15,7 @@ VIDEO = (
 )
 TIMM = "timm/"
 INFLATED = "inflated/"
+HF = "hf/"  # Hugging Face's transformers
 KNOWN = (*VOLUME, *IMAGE, *VIDEO, *(INFLATED + name for name in IMAGE))
 CHANNELS = {"rgb": 3, "flow": 2}  # of a stored frame; flow is x and y
 MODALITIES = tuple(CHANNELS)
@@ -25,6 +26,8 @@ def module_of(name: str) -> str:
     backbone = name.removeprefix(INFLATED)
     if backbone.startswith(TIMM):
         return "timm_backbones"
+    if name.startswith(HF):
+        return "huggingface"
     return "resnet" if backbone in IMAGE else VOLUME.get(backbone, "torchvision_video")
 
 
@@ -41,20 +44,31 @@ def network_files(name: str, weights: str) -> list[Path]:
     return [Path(__file__).with_name(f"{part}.py") for part in parts]
 
 
+def hf_folder(name: str) -> Path | None:
+    """Return the folder that a model of `transformers` is read from, None for one of the hub and for other models."""
+    path = Path(name.removeprefix(HF))
+    is_folder = name.startswith(HF) and (path.is_absolute() or len(path.parts) > 2 or path.is_dir())
+    return path if is_folder else None
+
+
 def check_model_name(name: str, modality: str) -> None:
     """Raise ValueError, one line with a remedy, where no such model or modality exists.
 
     `timm/<name>` is any 2D backbone of timm, which is looked up when the model is built, since timm is slow to import;
     `video/<name>` is a torchvision video network; `inflated/<name>` is a 3D network made of a torchvision ResNet or,
-    as `inflated/timm/<name>`, of a convolutional backbone of timm. Every model takes both modalities.
+    as `inflated/timm/<name>`, of a convolutional backbone of timm; `hf/<folder or id>` is a network of Hugging Face's
+    transformers. Every model takes both modalities.
     """
     if modality not in MODALITIES:
         raise ValueError(f"'{modality}' is not a modality; choose from {', '.join(MODALITIES)}")
     backbone = name.removeprefix(INFLATED)
-    if name in KNOWN or (backbone.startswith(TIMM) and len(backbone) > len(TIMM)):
+    if name in KNOWN or (backbone.startswith(TIMM) and backbone != TIMM) or (name.startswith(HF) and name != HF):
         return
     close = difflib.get_close_matches(name, KNOWN, n=1)
     listed = ", ".join((*VOLUME, *IMAGE, *VIDEO))
-    every = f"choose from {listed}, {TIMM}<name of a timm model> or {INFLATED}<name of a ResNet or timm model>"
+    every = (
+        f"choose from {listed}, {TIMM}<name of a timm model>, {INFLATED}<name of a ResNet or timm model> or "
+        f"{HF}<folder or id of a transformer>"
+    )
     hint = f"did you mean '{close[0]}'?" if close else every
     raise ValueError(f"'{name}' is not a model; {hint}")

@@ -24,7 +24,7 @@ class TorchvisionWeights:
 
     model: str
     weights: Any
-    licence: str | None = None  # torchvision states none for its weights
+    licence: str | None = "BSD-3-Clause (torchvision; none is stated for the weights)"
 
     def load(self, classes: int, input_size: int) -> State:
         """Return the state dict, fetched where torchvision has not cached it.

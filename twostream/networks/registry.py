@@ -22,7 +22,7 @@ from twostream.core.files import sha256_of
 from twostream.errors import UserError, reason
 from twostream.networks.layers import BaseNetwork, Family, Published, StackedFrames
 from twostream.networks.names import CHANNELS, INFLATED, KNOWN, MODALITIES, TIMM, check_model_name, module_of
-from twostream.networks.weight_files import read_weights
+from twostream.networks.weight_files import LICENCE_FILES, licence_in, read_weights
 
 _EXAMPLES = (
     *(TIMM + name for name in ("tf_efficientnet_lite0", "mobilenetv3_large_100", "regnety_016", "convnext_tiny")),
@@ -161,13 +161,19 @@ def weights_source(name: str, weights: str) -> dict[str, str | None]:
     Call it after the network is built: before, published weights may not have been fetched.
 
     Returns:
-        `weights` as it was passed, and `sha256`: hexadecimal digest of the weight file, None where there is none.
+        `weights` as it was passed; `sha256`: hexadecimal digest of the weight file; `licence`: what its
+        publisher, or a file in its folder, states. None where there is none.
     """
     if weights == "none":
-        return {"weights": weights, "sha256": None}
+        return {"weights": weights, "sha256": None, "licence": None}
     published = find_published(name, weights)
     file = published.file() if published else Path(weights)
-    return {"weights": weights, "sha256": sha256_of(file) if file else None}
+    beside = [path for one in LICENCE_FILES if (path := Path(weights).with_name(one)).is_file()]
+    return {
+        "weights": weights,
+        "sha256": sha256_of(file) if file else None,
+        "licence": published.licence if published else licence_in(beside),
+    }
 
 
 def list_models(classes: int = 51) -> list[dict[str, Any]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+import yaml
 
 from twostream.errors import UserError, reason
 
+LICENCE_FILES = ("README.md", "LICENSE", "LICENSE.txt")
 State = dict[str, torch.Tensor]
 Result = TypeVar("Result")
 
@@ -49,6 +52,25 @@ def read_weights(path: str | Path) -> State:
     if not tensors or not state:
         raise UserError(f"{path}: is not a state dict (names to tensors); save the network's state_dict() there")
     return dict(state)
+
+
+def licence_in(files: Iterable[Path]) -> str | None:
+    """Return the licence that a model card names in its metadata, else the first line of another file.
+
+    Args:
+        files: those of :data:`LICENCE_FILES` that exist, in this order.
+    """
+    from huggingface_hub import metadata_load
+
+    for file in files:
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            if file.suffix == ".md":
+                card = metadata_load(file) or {}
+                if found := card.get("license_name") or card.get("license"):
+                    return str(found)
+            elif lines := file.read_text(encoding="utf-8").split("\n"):
+                return next((line.strip() for line in lines if line.strip()), None)
+    return None
 
 
 def fetch(what: str, url: str, place: Path | None, download: Callable[[], Result]) -> Result:

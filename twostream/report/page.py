@@ -115,6 +115,7 @@ def write_report(
             mistakes=_mistakes(params, results.mistakes, mistake_examples),
             commands=_COMMANDS,
             yaml=yaml.safe_dump(params.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=100),
+            loaded=_loaded_table(results.loaded),
             versions=Table("Software", ("Software", "Version"), list(software_versions().items())),
             digests=Table("Digests of the inputs", ("Input", "SHA-256"), list(digests.items())),
         )
@@ -319,6 +320,15 @@ def _copies_table(clips: pd.DataFrame, splits: dict[int, pd.Series]) -> Table:
         sides = [" and ".join(dict.fromkeys((subset[clip], subset[first]))) for subset in splits.values()]
         rows.append([clip, first, " and ".join(classes), *sides])
     return Table("Clips that show the same video, with both classes and both subsets where they differ", head, rows)
+
+
+def _loaded_table(loaded: dict[str, dict[str, str | None]]) -> Table:
+    head = ("Training", "Network", "Weights", "SHA-256", "Licence")
+    rows = [
+        [run, *(source[key] or "-" for key in ("model", "weights", "sha256")), source["licence"] or "not stated"]
+        for run, source in loaded.items()
+    ]
+    return Table("Loaded weights", head, rows)
 
 
 def _training_figures(curves: pd.DataFrame, tokens: dict[str, str]) -> dict[str, list[Figure]]:

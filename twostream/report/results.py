@@ -35,6 +35,7 @@ class Results(NamedTuple):
             `val_top1`.
         weights: split -> table of :func:`twostream.fusion.weights.weight_curve`.
         events: the true and predicted events of test videos that are annotated in time.
+        loaded: run -> the weights that it started from, as :func:`twostream.streams.training.train_stream` writes them.
     """
 
     exploration: Exploration
@@ -46,6 +47,7 @@ class Results(NamedTuple):
     curves: pd.DataFrame
     weights: dict[int, pd.DataFrame]
     events: pd.DataFrame
+    loaded: dict[str, dict[str, str | None]]
 
 
 def read_results(folder: Path, splits: list[int]) -> Results:
@@ -61,6 +63,7 @@ def read_results(folder: Path, splits: list[int]) -> Results:
         **{name: _read_table(folder / f"{name}.csv") for name in names},
         weights={n: _read_table(folder / f"fusion/split{n}.csv") for n in splits},
         events=read_events([folder / f"events/split{n}.csv" for n in splits]),
+        loaded={file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("train/*/weights.json"))},
     )
 
 

@@ -31,6 +31,7 @@ class StreamConfig(Section):
     model: str
     weights: str
     weights_sha256: str | None
+    licence: str | None = None  # of the weights
     classes: list[str] = Field(min_length=1)
     size: int = Field(ge=16, le=1024)
     dropout: float = Field(ge=0, lt=1)
@@ -40,6 +41,7 @@ class StreamConfig(Section):
     normalisation: Normalisation
     extraction: dict[str, Any]
     key: str = ""  # of the training in the cache
+    architecture: dict[str, Any] | None = None  # of a network of `transformers`
     features: str = ""  # of a head: key of its network's features in the cache; "" if the network was trained
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from twostream.core.cache import FileCache, RecordCache, code_digest, key_of
 from twostream.core.device import device_of
 from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
-from twostream.networks.names import network_files
+from twostream.networks.names import hf_folder, network_files
 from twostream.params import Runtime, Stream
 from twostream.streams.rows import count_missing_rows, rows_of_clips
 from twostream.views.examples import Example
@@ -41,7 +41,7 @@ class FrozenStream:
         self.key = key_of(
             stream=stream.model_dump(include=_INPUT),
             modality=modality,
-            weights=weights_identity(stream.weights),
+            weights=weights_identity(stream.model, stream.weights),
             device=device_of(runtime.accelerator),
             torch=version("torch"),
             code=code_digest(*import_closure(files)),
@@ -67,14 +67,14 @@ class FrozenStream:
         return count_missing_rows(features_file(self._cache.root, self.key), examples)
 
     def facts(self) -> dict[str, Any]:
-        """Return the network's `normalisation`, and `weights` and `weights_sha256` as `config.json` has them."""
+        """Return the network's `normalisation`, and as `source` what `registry.weights_source` gives."""
         known = RecordCache(features_file(self._cache.root, self.key))
         if "network" not in known:
             from twostream.networks.registry import weights_source
 
-            network, source = self._network(), weights_source(self._stream.model, self._stream.weights)
-            facts = {"weights": source["weights"], "weights_sha256": source["sha256"]}
-            known.add("network", {**facts, "normalisation": network.normalisation})
+            network = self._network()
+            source = weights_source(self._stream.model, self._stream.weights)
+            known.add("network", {"source": source, "normalisation": network.normalisation})
         return known["network"]
 
     def write_body(self, path: Path) -> None:
@@ -110,6 +110,9 @@ def features_file(root: Path, key: str) -> Path:
     return root / "features" / f"{key}.jsonl"
 
 
-def weights_identity(weights: str) -> str:
-    """Return what identifies weights: a file's SHA-256, or the name of published ones."""
+def weights_identity(model: str, weights: str) -> str:
+    """Return what identifies a network's weights: the SHA-256 of their files, or the name of published ones."""
+    if folder := hf_folder(model):
+        files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors"))
+        return key_of(weights=weights, files=[(path.name, sha256_of(path)) for path in files])
     return sha256_of(weights) if os.path.isfile(weights) else weights

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import json
+from typing import Any, Literal, Protocol
 
+from twostream.networks.names import HF
 from twostream.networks.registry import SegmentConsensus, create_model
 from twostream.params import Sampling
 from twostream.views.difference import ZERO
@@ -20,14 +22,23 @@ class NetworkSettings(Protocol):
     input: Literal["frames", "difference"]
 
 
-def build_network(settings: NetworkSettings, modality: str, classes: int, weights: str = "none") -> SegmentConsensus:
+def build_network(
+    settings: NetworkSettings,
+    modality: str,
+    classes: int,
+    weights: str = "none",
+    architecture: dict[str, Any] | None = None,
+) -> SegmentConsensus:
     """Return a stream's network on the CPU; without `weights` its parameters follow from torch's global seed.
+
+    Args:
+        architecture: of a network of `transformers`, which is then not looked for where `settings.model` names it.
 
     Raises:
         UserError: the settings do not fit together, or the weights cannot be had.
     """
     model = create_model(
-        settings.model,
+        HF + json.dumps(architecture) if architecture else settings.model,
         modality=modality,
         classes=classes,
         frames=settings.sampling.frames,

@@ -39,7 +39,7 @@ class TrainedStream:
         self.sampling = config.sampling
         self.device = torch.device(device_of(accelerator))
         try:
-            model = build_network(config, config.modality, len(config.classes))
+            model = build_network(config, config.modality, len(config.classes), architecture=config.architecture)
         except UserError as error:
             raise UserError(f"{folder / 'config.json'}: {error}") from None
         files = [folder / name for name in (("model.pt", HEAD_FILE) if config.features else ("model.pt",))]

@@ -20,7 +20,7 @@ from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.device import device_of
 from twostream.core.imports import import_closure
 from twostream.errors import UserError
-from twostream.networks.names import network_files
+from twostream.networks.names import CHANNELS, HF, network_files
 from twostream.params import Runtime
 from twostream.streams.config import HEAD_FILE, OUT_OF_FOLD_FILE
 from twostream.streams.features import FrozenStream, weights_identity
@@ -45,7 +45,8 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         model_dir: gets `model.pt` (weights of the best epoch, or of the frozen network), `config.json` (all that
             prediction needs) and `history.json` (loss and top-1 of every epoch). A head also gets `head.safetensors`
             and `out_of_fold.json`: see :mod:`twostream.streams.config`.
-        curves_dir: gets DVCLive's `metrics.json` and `plots/`.
+        curves_dir: gets DVCLive's `metrics.json` and `plots/`, and `weights.json`: the weights that were loaded, with
+            their licence; none without weights.
 
     Raises:
         UserError: the stream's parameters do not fit its modality or network, or its batch the number of GPUs.
@@ -63,9 +64,13 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
         print(f"{task.name}: finished before, nothing to train", flush=True)
         curves.update(json.loads((model_dir / "history.json").read_text()))
     elif frozen:
+        _check_flow(task)
         _train_head(task, frozen, key, cache, model_dir, curves)
     else:
+        _check_flow(task)
         _train_network(task, key, cache, runtime, arithmetic, model_dir, curves)
+    if task.stream.weights != "none" and (model_dir / "config.json").is_file():
+        _report_weights(task, json.loads((model_dir / "config.json").read_text()), curves_dir)
 
 
 def _train_network(
@@ -81,7 +86,7 @@ def _train_network(
     best = best_epoch(trained.history, len(task.val))
     print(f"{task.name}: best epoch {best['epoch']} of {len(trained.history)}, {best['val_top1']:.1%} on validation")
     source = weights_source(task.stream.model, task.stream.weights)
-    config = _config(task, source["weights"], source["sha256"], trained.normalisation, key=key)
+    config = _config(task, source, trained.normalisation, key=key)
     contents = (trained.weights, _json(trained.history), _json(config))
     _keep(cache, key, dict(zip(MODEL_FILES, contents, strict=True)), model_dir)
     shutil.rmtree(state.parent, ignore_errors=True)
@@ -112,6 +117,45 @@ def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, mo
     }
     _keep(cache, key, contents, model_dir)
     frozen.write_body(model_dir / "model.pt")
+
+
+def _check_flow(task: Task) -> None:
+    """Compare the flow that a stream's weights were trained on, where this is known, with the flow that it reads.
+
+    It is known from the `config.json` beside a file from a model folder, and of I3D's published weights for flow.
+
+    Raises:
+        UserError: other `flow.bound`. Another method is a warning.
+    """
+    file = Path(task.stream.weights)
+    if task.modality != "flow" or not file.is_file():
+        return
+    config = read_json(file.with_name("config.json")) or {}
+    known = config.get("extraction", {}) if config.get("modality") == "flow" else {}
+    if not config and task.stream.model == "i3d":
+        from twostream.networks.i3d import FLOW
+        from twostream.networks.weight_files import read_weights
+
+        kernels = [value for value in read_weights(file).values() if value.ndim == 5]
+        known = FLOW if kernels and kernels[0].shape[1] == CHANNELS["flow"] else {}
+    with ClipReader(task.train[0].path) as clip:
+        own = clip.meta["settings"]
+    what = f"streams.{task.name}.weights: {file} was trained on flow"
+    if "bound" in known and known["bound"] != own["bound"]:
+        raise UserError(
+            f"{what} with bound {known['bound']:g}, and flow.bound is {own['bound']:g}, where the same code is another "
+            f"motion; set flow.bound to {known['bound']:g}, or take other weights"
+        )
+    if "method" in known and known["method"] != own["method"]:
+        print(f"WARNING: {what} of {known['method']}, and flow.method is {own['method']}: it may fit less well")
+
+
+def _report_weights(task: Task, config: dict[str, Any], curves_dir: Path) -> None:
+    """Print and write what weights the training started from, and their licence."""
+    licence = config.get("licence")
+    print(f"{task.name}: weights {config['weights']} of {config['model']}, licence: {licence or 'not stated'}")
+    source = {"model": config["model"], "weights": config["weights"], "sha256": config["weights_sha256"]}
+    (curves_dir / "weights.json").write_bytes(_json({**source, "licence": licence}))
 
 
 def _keep(cache: FileCache, key: str, contents: dict[str, bytes], model_dir: Path) -> None:
@@ -244,7 +288,7 @@ def _key(task: Task, arithmetic: Arithmetic, frozen: FrozenStream | None) -> str
         compile=task.compile,
         arithmetic=arithmetic,
         torch=version("torch"),
-        weights=weights_identity(weights),
+        weights=weights_identity(task.stream.model, weights),
         code=code_digest(*import_closure(files)),
         **data,
     )
@@ -256,21 +300,27 @@ def _content(example: Example) -> list[Any]:
 
 def _config(
     task: Task,
-    weights: str | None,
-    weights_sha256: str | None,
+    source: dict[str, str | None],
     normalisation: dict[str, list[float]],
     **keys: str,
 ) -> dict[str, Any]:
+    more: dict[str, Any] = {"licence": source["licence"]} if source["licence"] else {}
+    if task.stream.input != "frames":
+        more["input"] = task.stream.input
+    if task.stream.model.startswith(HF):
+        from twostream.networks.huggingface import architecture
+
+        more["architecture"] = architecture(task.stream.model)
     with ClipReader(task.train[0].path) as clip:
         extraction = clip.meta["settings"]
     return {
         "stream": task.name,
         "modality": task.modality,
-        "weights": weights,
-        "weights_sha256": weights_sha256,
+        "weights": source["weights"],
+        "weights_sha256": source["sha256"],
         "classes": task.classes,
         **task.stream.model_dump(include={"model", "size", "dropout", "sampling", "demean"}),
-        **({"input": task.stream.input} if task.stream.input != "frames" else {}),
+        **more,
         "normalisation": normalisation,
         "extraction": extraction,
         **keys,
