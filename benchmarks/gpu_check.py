@@ -30,6 +30,7 @@ import numpy as np
 from command import positive, run, short
 from gpu_parts import HEIGHT, PARTS, WIDTH, Row, Setup
 
+from twostream.core.device import has_gpu
 from twostream.errors import UserError, reason
 
 ROOT = Path(__file__).parents[1]
@@ -133,49 +134,52 @@ def fetch_packages(target: Path, python: str) -> None:
 def _check(args: argparse.Namespace) -> None:
     if not (args.data / "videos").is_dir():
         raise UserError(
-            f"{args.data}: no data for the check; make it with --prepare {args.data} --pairs DIR --videos DIR"
+            f"{args.data}: no data for the check; make them with --prepare {args.data} --pairs DIR --videos DIR"
         )
     if args.dry:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported
+        os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")  # before PyTorch is imported
+    elif not has_gpu():
+        raise UserError("PyTorch finds no GPU that it can use; --dry runs the check on the CPU")
     end = time.monotonic() + args.seconds
     failed = []
     for name in args.parts or PARTS:
-        if args.dry or args.parts:
-            failed += [name] if not _run_part(name, args) else []
-            continue
-        left = min(PARTS[name].seconds, end - time.monotonic())
-        command = [sys.executable, __file__, name, "--data", str(args.data), "--results", str(args.results)]
-        if left < 10 or not _finished(command, left):
+        here = args.dry or args.parts
+        if not (_run_part(name, args) if here else _run_apart(name, args, end)):
             failed.append(name)
-    print(f"{args.results}: {len(failed)} parts failed or had no time{': ' if failed else ''}{', '.join(failed)}")
     if failed:
-        sys.exit(1)
+        raise UserError(f"{len(failed)} parts failed: {', '.join(failed)}; see {args.results}")
 
 
-def _finished(command: list[str], seconds: float) -> bool:
+def _run_apart(name: str, args: argparse.Namespace, end: float) -> bool:
+    """Run a part in a process of its own, until `end` at most; return False if it fails."""
+    seconds = min(PARTS[name].seconds, end - time.monotonic())
+    if seconds < 10:
+        return False
+    command = [sys.executable, __file__, name, "--data", str(args.data), "--results", str(args.results)]
     try:
         return subprocess.run(command, timeout=seconds).returncode == 0
     except subprocess.TimeoutExpired:
+        _write(args.results, {"part": name, "error": f"not finished after {seconds:.0f} s"})
         return False
 
 
 def _run_part(name: str, args: argparse.Namespace) -> bool:
     """Append the rows of a part to the results as they come; return False if it fails."""
-    with open(args.results, "a", encoding="utf-8") as file, tempfile.TemporaryDirectory() as work:
-
-        def write(row: Row) -> None:
-            file.write(json.dumps({"part": name, **row}, default=float) + "\n")
-            file.flush()
-            print(f"{name}: " + ", ".join(f"{key} {_cell(value)}" for key, value in row.items()), flush=True)
-
+    with tempfile.TemporaryDirectory() as work:
         try:
             for row in PARTS[name].rows(Setup(args.data, Path(work), args.dry)):
-                write(row)
+                _write(args.results, {"part": name, **row})
         except Exception as error:  # the next part runs; this one may have had no memory or a broken device
-            write({"error": reason(error)})
+            _write(args.results, {"part": name, "error": reason(error)})
             traceback.print_exc()
             return False
     return True
+
+
+def _write(results: Path, row: Row) -> None:
+    with open(results, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, default=float) + "\n")
+    print(", ".join(f"{key} {_cell(value)}" for key, value in row.items()), flush=True)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -204,8 +208,10 @@ def document(rows: Sequence[Row]) -> str:
 
 _INTRODUCTION = """# On a GPU
 
-{state} This page is written by `python benchmarks/gpu_check.py --report > docs/gpu.md` from the results of a check that
-goes through all GPU code. Without a GPU the tests interpret and compile its kernels on the CPU.
+{state}
+
+This page is written by `python benchmarks/gpu_check.py --report > docs/gpu.md` from the results of a check that goes
+through all GPU code. Without a GPU the tests interpret and compile its kernels on the CPU.
 
 ```bash
 python benchmarks/gpu_check.py --prepare .gpu --pairs DIR --videos DIR  # data and packages for a machine offline

@@ -59,6 +59,31 @@ def test_what_is_missing_is_one_line(capsys, arguments, words):
     assert stop.value.code == 2 and words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_a_machine_without_a_gpu_is_one_line(monkeypatch, tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setattr(gpu_check, "has_gpu", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(["--data", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "finds no GPU" in line and "--dry" in line
+
+
+def test_parts_have_processes_and_limits_of_their_own(monkeypatch, tmp_path, capsys):
+    def part(command, timeout):
+        if command[2] == "kernels":
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 1 if command[2] == "solver" else 0)
+
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setattr(gpu_check, "has_gpu", lambda: True)
+    monkeypatch.setattr(subprocess, "run", part)
+    results = tmp_path / "gpu.jsonl"
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--data", str(tmp_path), "--results", str(results)])
+    assert "2 parts failed: kernels, solver; see" in capsys.readouterr().err
+    assert json.loads(results.read_text()) == {"part": "kernels", "error": "not finished after 90 s"}
+
+
 def test_packages_are_fetched_in_the_versions_at_hand(monkeypatch, tmp_path):
     commands = []
     done = subprocess.CompletedProcess([], 0)
@@ -102,7 +127,7 @@ def test_every_part_runs_on_the_cpu(monkeypatch, tmp_path, capsys):
     gpu_check.main(["--prepare", str(data), "--pairs", str(tmp_path / "pairs"), "--videos", str(tmp_path / "videos")])
     results = tmp_path / "gpu.jsonl"
     command = [sys.executable, "benchmarks/gpu_check.py", "--dry", "--data", str(data), "--results", str(results)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert {row["part"] for row in rows} == set(gpu_check.PARTS)

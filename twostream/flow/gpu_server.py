@@ -323,43 +323,45 @@ class FlowServer:
         ready.record()
         return _Launched(requests, on_host, ready)
 
-    def _pack(self, requests: list[_Request]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the frames of all requests, uint8 [F, H, W], and the index of each pair's first frame, int64 [B]."""
-        frames = np.concatenate([request.frames for request in requests])
+    def _pack(self, requests: list[_Request]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the frames of all requests, uint8 [F, H, W], and the index of each pair's first frame, int64 [B].
+
+        For a GPU they are in pinned memory, from which alone a copy does not wait.
+        """
+        import torch
+
+        size, pin = requests[0].frames.shape[1:], self._solver.device.type == "cuda"
+        frames = torch.empty(
+            (sum(len(request.frames) for request in requests), *size), dtype=torch.uint8, pin_memory=pin
+        )
+        np.concatenate([request.frames for request in requests], out=frames.numpy())
         starts = np.cumsum([0, *(len(request.frames) for request in requests[:-1])])
         counts = [len(request.codes) for request in requests]
         first = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
-        missing = _batch_pairs(frames.shape[1:]) - len(first)
-        return frames, np.pad(first, (0, missing), mode="edge")
+        padded = torch.from_numpy(np.pad(first, (0, _batch_pairs(size) - len(first)), mode="edge"))
+        return frames, padded.pin_memory() if pin else padded
 
-    def _codes(self, frames: np.ndarray, first: np.ndarray) -> torch.Tensor:
+    def _codes(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Return the codes of the flow from each frame in `first` to the one after it, uint8 [B, H, 2, W]."""
         import torch
 
         while True:
-            most = _pairs(self._part_px, frames[0].size)
+            most = _pairs(self._part_px, frames[0].numel())
             try:
-                return self._codes_in_parts(self._to_device(frames), self._to_device(first), most)
+                return self._codes_in_parts(frames, first, most)
             except RuntimeError as error:  # an OutOfMemoryError, or that of a call of CUDA, such as recording a graph
                 if most == 1 or "out of memory" not in str(error):
                     raise
             # Outside the except block, where the exception no longer keeps the failed allocations alive.
-            self._part_px = most // 2 * frames[0].size
+            self._part_px = most // 2 * frames[0].numel()
             torch.cuda.empty_cache()
 
     def _codes_in_parts(self, frames: torch.Tensor, first: torch.Tensor, most: int) -> torch.Tensor:
         import torch
 
+        frames, first = (tensor.to(self._solver.device, non_blocking=True) for tensor in (frames, first))
         solve, bound_px = self._solver.code_batch, self._bound_px
         return torch.cat([solve(frames[part], frames[part + 1], bound_px) for part in first.split(most)])
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        import torch
-
-        tensor = torch.from_numpy(array)
-        if self._solver.device.type == "cuda":
-            tensor = tensor.pin_memory()  # only from pinned memory does a copy not wait
-        return tensor.to(self._solver.device, non_blocking=True)
 
     def _finish(self, launched: _Launched) -> None:
         """Copy the codes of a batch to the memory of its clients, and answer them."""

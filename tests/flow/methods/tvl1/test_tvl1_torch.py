@@ -291,6 +291,31 @@ def test_the_gpu_kernels_compile_for_a_gpu_that_is_not_there(monkeypatch, tmp_pa
         assert compiled.asm["cubin"]
 
 
+def test_iterations_go_through_groups_of_pairs_that_stay_in_the_cache(monkeypatch):
+    pytest.importorskip("triton", reason="triton is not installed")
+    from twostream.flow.methods.tvl1 import triton as tvl1_triton
+
+    layers = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            def launch(*args, **_):
+                layers.append(grid[2])
+                assert all(len(value) >= grid[2] for value in args if isinstance(value, torch.Tensor))
+
+            return launch
+
+    monkeypatch.setattr(tvl1_triton, "_relax", Kernel())
+    data = Linear(torch.zeros(5, 2, 40, 60), torch.zeros(5, 40, 60), torch.zeros(5, 40, 60))
+    variables = torch.zeros(5, 2, 40, 60), torch.zeros(5, 4, 40, 60), data
+    for pairs_in_cache, groups in ((2.5, [2, 2, 1]), (4, [3, 2]), (0, [5]), (100, [5])):
+        cache_bytes = int(pairs_in_cache * 80 * 40 * 64 / 0.8)
+        monkeypatch.setattr(tvl1_triton, "_cache", lambda _, cache_bytes=cache_bytes: (cache_bytes, 1))
+        tvl1_triton.relax(*variables, 3, Rates(0.33, 0.5, 0.98, 0.2, 0.6))
+        assert layers == [pairs for pairs in groups for _ in range(3)]
+        layers.clear()
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 

@@ -101,13 +101,13 @@ def relax(flow: Tensor, dual: Tensor, data: Linear, count: int, rates: Rates) ->
     for start in range(0, pairs, at_once):
         group = slice(start, start + at_once)
         old = flow[group], flow[group], dual[group]
-        fixed = [variable[group] for variable in data]
+        fixed = Linear(*(variable[group] for variable in data))
         for iteration in range(count):
             new_flow, ahead, new_dual = buffers[iteration % 2]
             if iteration == count - 1:
                 new_flow, new_dual = (variable[group] for variable in result)
             new = new_flow, ahead, new_dual
-            _relax[_grid(old[0][:, 0])](*old, *fixed, *new, height, width, flow.stride(-2), *rates, **OPTIONS)
+            _relax[_grid(fixed.constant)](*old, *fixed, *new, height, width, flow.stride(-2), *rates, **OPTIONS)
             old = new
     return result
 
