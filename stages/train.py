@@ -1,5 +1,6 @@
 """Stage: train one stream on one split."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
@@ -11,11 +12,11 @@ from twostream.streams.training import count_missing_features, finished_epochs, 
 from twostream.views.examples import list_examples
 
 
-def train(params: Params, stream: str, split: str) -> None:
+def train(params: Params, stream: str, split: str, into: str = "") -> None:
     """Write models/<stream>-<split>/ and the training curves in metrics/train/<stream>-<split>/."""
-    model, curves = (Path(folder) / f"{stream}-{split}" for folder in ("models", "metrics/train"))
+    model, curves = (Path(into, folder, f"{stream}-{split}") for folder in ("models", "metrics/train"))
     task, cache = _task(params, stream, split), open_cache()
-    with replaced((model, curves), cache):
+    with nullcontext() if into else replaced((model, curves), cache):
         train_stream(task, cache, params.runtime, model, curves)
 
 
@@ -52,4 +53,4 @@ def _task(params: Params, stream: str, split: str) -> Task:
 
 
 if __name__ == "__main__":
-    run(train, "stream", "split")
+    run(train, "stream", "split", into="write into this folder, not into the project")

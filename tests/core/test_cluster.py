@@ -11,12 +11,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import ROOT
+from random_models import make_models
 
+from twostream.clipstore import write_clip
 from twostream.core import cluster
+from twostream.core.cache import FileCache
 from twostream.core.parallel import unordered
 from twostream.errors import UserError
+from twostream.networks.registry import create_model
+from twostream.params import Runtime, Score, Stream
+from twostream.streams.features import FrozenStream
+from twostream.streams.scoring import score_clips
+from twostream.views.examples import Example
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install 'distributed==2026.8.0'")
 pytestmark = pytest.mark.slow
@@ -124,3 +134,34 @@ def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setenv(cluster.VARIABLE, "tcp://127.0.0.1:9")
     with pytest.raises(UserError, match=r"no scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         list(unordered(slow_square, [1], workers=1, what="test"))
+
+
+RUNTIME = Runtime(workers=1, accelerator="cpu", devices=1)
+SAMPLING = {"mode": "segments", "segments": 2, "frames": 4, "stride": 1}
+
+
+def test_scores_and_features_are_the_same_bytes_as_on_this_machine(scheduler, tmp_path, demo_values, monkeypatch):
+    model = make_models(tmp_path / "models") / "spatial-1"
+    torch.manual_seed(0)
+    network = create_model("cnn3d_v2", modality="rgb", classes=5, frames=4, input_size=16)
+    torch.save(network.network.state_dict(), tmp_path / "start.pt")
+    stream = Stream.model_validate({**demo_values["streams"]["cnn3d_v2"], "size": 16, "sampling": SAMPLING})
+    stream = stream.model_copy(update={"tune": "head", "weights": "start.pt"})
+    examples = []
+    for number in range(6):
+        frames = np.random.default_rng(number).integers(0, 256, (9, 24, 32, 3), np.uint8)
+        write_clip(tmp_path / f"{number}.zip", frames, 90, {"modality": "rgb"})
+        examples.append(Example(f"a/{number}", Path(f"{number}.zip"), 0))
+
+    def computed(cache: str):
+        score = Score(segments=2, crops=1, flip=True)
+        logits = score_clips(model.relative_to(tmp_path), examples, score, RUNTIME, Path(cache))[1]
+        frozen = FrozenStream("v2", stream, "rgb", RUNTIME, FileCache(cache, None))
+        return logits, frozen.features(examples)
+
+    with worker(scheduler, tmp_path), worker(scheduler, tmp_path):
+        remote = computed("on the cluster")
+    monkeypatch.delenv(cluster.VARIABLE)
+    for here, there in zip(computed("here"), remote, strict=True):
+        assert here.tobytes() == there.tobytes()
+        assert len(np.unique(here, axis=0)) == len(examples)

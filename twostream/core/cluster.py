@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twostream.core.cache import code_digest
 from twostream.errors import UserError, reason
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def scheduler() -> str:
     return os.environ.get(VARIABLE, "")
 
 
-def spread(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
+def spread(
+    work: Callable[[Item], Result], items: Sequence[Item], what: str, most_per_task: int = _MOST_PER_TASK
+) -> Iterator[Result]:
     """Yield `work(item)` of all items in the order in which they finish.
 
     Several items make a task. Dask gives the tasks of a lost worker to others.
@@ -45,7 +48,7 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> 
     with _connect(scheduler()) as client:
         _check_workers(client)
         threads = max(1, sum(client.nthreads().values()))
-        size = max(1, min(_MOST_PER_TASK, len(items) // (4 * threads)))
+        size = max(1, min(most_per_task, len(items) // (4 * threads)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         tasks = [client.submit(_run, os.getcwd(), work, chunk, pure=False) for chunk in chunks]
         try:
@@ -89,7 +92,7 @@ def _check_workers(client: Client) -> None:
         if isinstance(found, BaseException) or found[1] != code:
             why = f" ({reason(found)})" if isinstance(found, BaseException) else ""
             raise UserError(
-                f"{VARIABLE}: worker {worker} does not have this version of twostream{why}; start it in the "
+                f"{VARIABLE}: worker {worker} does not have this version of twostream{why}; start it again, in the "
                 "environment of this project"
             )
         if not found[0]:
@@ -98,10 +101,18 @@ def _check_workers(client: Client) -> None:
 
 def _look(folder: str, mark: str) -> tuple[bool, str]:
     """Return whether a file is in a folder, and a digest of the library's code; runs on a worker."""
+    return Path(folder, mark).exists(), _code()
+
+
+@functools.cache
+def _code() -> str:
+    """Return a digest of the code that this process has loaded; files that are edited later do not count."""
     import twostream
 
-    root = Path(twostream.__file__).parent
-    return Path(folder, mark).exists(), code_digest(*sorted(root.rglob("*.py")))
+    digest = hashlib.sha256()
+    for file in sorted(Path(twostream.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _run(folder: str, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

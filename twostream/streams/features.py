@@ -6,20 +6,22 @@ Nothing here imports torch before it is known that something must be computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twostream.core import cluster
 from twostream.core.cache import FileCache, RecordCache, code_digest, key_of
 from twostream.core.device import device_of
 from twostream.core.files import sha256_of
 from twostream.core.imports import import_closure
 from twostream.networks.names import hf_folder, network_files
 from twostream.params import Runtime, Stream
-from twostream.streams.rows import count_missing_rows, rows_of_clips
+from twostream.streams.rows import Compute, count_missing_rows, rows_of_clips
 from twostream.views.examples import Example
 
 if TYPE_CHECKING:
@@ -57,8 +59,10 @@ class FrozenStream:
             from twostream.streams.frozen import compute_features
 
             device = torch.device(device_of(self._runtime.accelerator))
-            network = self._network().to(device)
-            return compute_features(network, self._stream, network.normalisation, device, todo, self._runtime.workers)
+            if device.type == "cpu" and cluster.scheduler():
+                return cluster.spread(partial(_row, self), list(enumerate(todo)), f"features {self._name}")
+            network, workers = self._network().to(device), self._runtime.workers
+            return enumerate(compute_features(network, self._stream, network.normalisation, device, todo, workers))
 
         return cached_features(self._cache.root, self._name, self.key, examples, compute)
 
@@ -87,6 +91,19 @@ class FrozenStream:
 
         self._cache.make(f"{self.key}-model.pt", path, build)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_built": None}  # a worker of a cluster builds its own
+
+    def row(self, example: Example) -> np.ndarray:
+        """Return the features of a clip, float32 [F], computed in this process on the CPU."""
+        import torch
+
+        from twostream.streams.frozen import compute_features
+
+        network, device = self._network(), torch.device("cpu")
+        (row,) = compute_features(network, self._stream, network.normalisation, device, [example], None)
+        return row
+
     def _network(self) -> SegmentConsensus:
         if self._built is None:
             from twostream.streams.network import build_network
@@ -96,9 +113,18 @@ class FrozenStream:
         return self._built
 
 
-def cached_features(
-    root: Path, name: str, key: str, examples: Sequence[Example], compute: Callable[[list[Example]], Any]
-) -> np.ndarray:
+_on_worker: dict[str, FrozenStream] = {}  # on a worker of a cluster: the stream in use, with its network
+
+
+def _row(stream: FrozenStream, item: tuple[int, Example]) -> tuple[int, np.ndarray]:
+    """Return a clip's place and features; runs on a worker of a cluster."""
+    if stream.key not in _on_worker:
+        _on_worker.clear()
+        _on_worker[stream.key] = stream
+    return item[0], _on_worker[stream.key].row(item[1])
+
+
+def cached_features(root: Path, name: str, key: str, examples: Sequence[Example], compute: Compute) -> np.ndarray:
     """Return the features of each clip, float32 [clips, F]; `compute` as for :func:`rows.rows_of_clips`."""
     features, computed = rows_of_clips(features_file(root, key), examples, compute, f"features {name}")
     print(f"{name}: {len(examples)} clips, {computed} seen by the network, {len(examples) - computed} from the cache")

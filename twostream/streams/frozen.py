@@ -16,9 +16,10 @@ from twostream.networks.registry import SegmentConsensus
 from twostream.streams.config import head_protocol
 from twostream.streams.gpu import memory_as_user_error, mixed_precision
 from twostream.streams.network import NetworkSettings
+from twostream.views.batches import batches
 from twostream.views.difference import opener
 from twostream.views.examples import Example
-from twostream.views.loading import ScoringViews, make_loader, normalise
+from twostream.views.loading import ScoringViews, normalise
 
 _VIEWS_AT_ONCE = 16  # bounds memory whatever the number of views
 
@@ -30,7 +31,7 @@ def compute_features(
     normalisation: dict[str, list[float]],
     device: torch.device,
     examples: Sequence[Example],
-    workers: int,
+    workers: int | None,
 ) -> Iterator[np.ndarray]:
     """Yield the features of each clip, float32 [F], in order.
 
@@ -41,6 +42,7 @@ def compute_features(
     Args:
         model: in evaluation mode, on `device`.
         normalisation: of the network's input; a model folder has its own copy.
+        workers: as for :func:`views.batches.batches`.
     """
     inputs: list[torch.Tensor] = []
     layer = classifier_layer(model)
@@ -49,7 +51,7 @@ def compute_features(
     views = ScoringViews(list(examples), settings.sampling, protocol, settings.size, settings.demean, open_clip)
     batch_size = 1 if device.type == "cpu" else 16
     try:
-        for number, (batch, _) in enumerate(make_loader(views, batch_size, workers)):
+        for number, (batch, _) in enumerate(batches(views, batch_size, workers)):
             clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
             with mixed_precision(device), memory_as_user_error("set runtime.accelerator to cpu"):
                 for part in batch.flatten(0, 1).split(_VIEWS_AT_ONCE):

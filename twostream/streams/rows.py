@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,16 @@ from twostream.core.cache import RecordCache
 from twostream.core.parallel import progress
 from twostream.views.examples import Example
 
+# Yields the float32 row [R] of each clip with the clip's place in the list, in any order.
+Compute = Callable[[list[Example]], Iterable[tuple[int, np.ndarray]]]
 
-def rows_of_clips(
-    records: Path, examples: Sequence[Example], compute: Callable[[list[Example]], Iterator[np.ndarray]], what: str
-) -> tuple[np.ndarray, int]:
+
+def rows_of_clips(records: Path, examples: Sequence[Example], compute: Compute, what: str) -> tuple[np.ndarray, int]:
     """Return one row per clip; rows that earlier runs computed come from the cache.
 
     Args:
         records: the cache's file. Its name holds what a row follows from, except the clip.
-        compute: yields a float32 row [R] per clip, in order; called only where there is something to compute.
+        compute: called only where there is something to compute.
         what: name of the progress bar.
 
     Returns:
@@ -31,9 +32,8 @@ def rows_of_clips(
     todo = [(example, content) for example, content in zip(examples, contents, strict=True) if content not in known]
     if todo:
         with progress(len(todo), what, "clip") as bar:
-            rows = compute([example for example, _ in todo])
-            for (_, content), row in zip(todo, rows, strict=True):
-                known.add(content, row.tobytes().hex())
+            for number, row in compute([example for example, _ in todo]):
+                known.add(todo[number][1], row.tobytes().hex())
                 bar.update()
     known.remove_unused()
     return np.stack([np.frombuffer(bytes.fromhex(known[content]), np.float32) for content in contents]), len(todo)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twostream.core import cluster
 from twostream.core.cache import code_digest, key_of
 from twostream.core.device import device_of
 from twostream.core.files import md5_of
@@ -20,6 +23,9 @@ from twostream.streams.config import HEAD_FILE, OUT_OF_FOLD_FILE, StreamConfig, 
 from twostream.streams.features import cached_features, features_file
 from twostream.streams.rows import content_of, count_missing_rows, rows_of_clips
 from twostream.views.examples import Example
+
+if TYPE_CHECKING:
+    from twostream.streams.trained import TrainedStream
 
 
 def score_clips(
@@ -41,11 +47,15 @@ def score_clips(
     """
     config = read_config(folder)
 
-    def compute(todo: list[Example]) -> Iterator[np.ndarray]:
+    def compute(todo: list[Example]) -> Iterable[tuple[int, np.ndarray]]:
         from twostream.streams.trained import TrainedStream
 
-        stream = TrainedStream(folder, runtime.accelerator)
-        return stream.features(todo, runtime.workers) if config.features else stream.score(todo, score, runtime.workers)
+        if cluster.scheduler() and device_of(runtime.accelerator) == "cpu":
+            model = folder, _identity(folder)
+            work = partial(_row, model, None if config.features else score)
+            return cluster.spread(work, list(enumerate(todo)), f"score {config.stream}")
+        stream, workers = TrainedStream(folder, runtime.accelerator), runtime.workers
+        return enumerate(stream.features(todo, workers) if config.features else stream.score(todo, score, workers))
 
     if config.features:
         features = cached_features(cache, config.stream, config.features, examples, compute)
@@ -54,6 +64,25 @@ def score_clips(
     logits, scored = rows_of_clips(records, examples, compute, f"score {config.stream}")
     print(f"{config.stream}: {len(examples)} clips, {scored} scored, {len(examples) - scored} from the cache")
     return config.classes, logits
+
+
+def _row(model: tuple[Path, str | None], score: Score | None, item: tuple[int, Example]) -> tuple[int, np.ndarray]:
+    """Return a clip's place and its scores or, without a protocol, its features; runs on a worker of a cluster."""
+    stream, (number, example) = _trained(*model), item
+    (row,) = stream.score([example], score, None) if score else stream.features([example], None)
+    return number, row
+
+
+@lru_cache(1)
+def _trained(folder: Path, _identity: str | None) -> TrainedStream:
+    from twostream.streams.trained import TrainedStream
+
+    return TrainedStream(folder, "cpu")
+
+
+def _identity(folder: Path) -> str | None:
+    """Return the digest of a model's weights; None if there are none."""
+    return md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None
 
 
 def count_unscored(
@@ -89,7 +118,7 @@ def _records(folder: Path, config: StreamConfig, score: Score, runtime: Runtime,
     """Return the file of the scores of this model by this protocol."""
     files = [Path(__file__).with_name("trained.py"), *network_files(config.model, "none")]
     key = key_of(
-        model=md5_of(folder / "model.pt") if (folder / "model.pt").is_file() else None,
+        model=_identity(folder),
         config=config.model_dump(exclude={"key", "extraction"}, exclude_unset=True),
         score=score.model_dump(),
         device=device_of(runtime.accelerator),

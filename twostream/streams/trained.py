@@ -18,9 +18,10 @@ from twostream.streams.config import HEAD_FILE, read_config
 from twostream.streams.frozen import compute_features, with_head
 from twostream.streams.gpu import memory_as_user_error, mixed_precision, prefer_channels_last
 from twostream.streams.network import build_network
+from twostream.views.batches import batches
 from twostream.views.difference import opener
 from twostream.views.examples import Example
-from twostream.views.loading import ScoringViews, make_loader, normalise
+from twostream.views.loading import ScoringViews, normalise
 
 _VIEWS_AT_ONCE, _PIXELS_AT_ONCE = 64, 1 << 25  # on a CPU and on a GPU: bounds memory whatever the number of views
 
@@ -68,12 +69,12 @@ class TrainedStream:
             ]
             return torch.cat(parts).cpu()  # once: the program waits for the GPU here
 
-    def features(self, examples: list[Example], workers: int) -> Iterator[np.ndarray]:
+    def features(self, examples: list[Example], workers: int | None) -> Iterator[np.ndarray]:
         """Yield what enters the classifier for each clip, as :func:`frozen.compute_features`."""
         settings, normalisation = self._settings, self.config["normalisation"]
         return compute_features(self.model, settings, normalisation, self.device, examples, workers)
 
-    def score(self, examples: list[Example], score: Score, workers: int) -> Iterator[np.ndarray]:
+    def score(self, examples: list[Example], score: Score, workers: int | None) -> Iterator[np.ndarray]:
         """Yield the mean logits over the views of each clip, float32 [classes], in order.
 
         On a CPU one clip at a time: its logits then do not depend on which other clips are scored with it.
@@ -87,7 +88,7 @@ class TrainedStream:
             opener(self.config["input"]),
         )
         on_cpu = self.device.type == "cpu"
-        for number, (batch, _) in enumerate(make_loader(views, batch_size=1 if on_cpu else 16, workers=workers)):
+        for number, (batch, _) in enumerate(batches(views, 1 if on_cpu else 16, workers)):
             clips, count = batch.shape[:2]  # of [B, V, S, C, L, H, W]
             logits = self.logits(batch.flatten(0, 1))
             if on_cpu and number == 0:
