@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -55,8 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
         _add_doctor,
         _add_check,
         _add_why,
+        _add_cache,
         _add_models,
         _add_weights,
+        _add_train,
         _add_results,
         _add_predict,
         _add_serve,
@@ -209,6 +212,34 @@ def _why(args: argparse.Namespace) -> None:
     print(why(args.stage))
 
 
+def _add_cache(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "cache",
+        _cache,
+        "show what the cache of the stages holds, or remove what is old",
+        "It lies beside DVC's own cache, which `dvc gc` cleans. What is removed is made again when it is needed.",
+    )
+    age = "remove what no run has used for so many days"
+    parser.add_argument("--older-than", type=_above_zero, metavar="DAYS", help=age)
+    size = "remove the oldest files until so many gigabytes are left"
+    parser.add_argument("--max-size", type=_above_zero, metavar="GB", help=size)
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from stages.common import find_cache
+    from twostream.core.prune import CONTENTS, parts, prune
+
+    root = find_cache().root
+    if args.older_than or args.max_size:
+        count, size = prune(root, args.older_than, args.max_size and args.max_size * 1e9)
+        print(f"removed {count:,} files, {size / 1e6:,.1f} MB")
+    print(f"{root}:\n{'':<14} {'files':>10} {'MB':>10}  {'oldest':>10}")
+    for part in parts(root):
+        age = f"{part.oldest:.0f} days"
+        print(f"{part.name:<14} {part.files:>10,} {part.size / 1e6:>10,.1f}  {age:>10}  {CONTENTS.get(part.name, '')}")
+
+
 def _add_models(commands: Any) -> None:
     _command(commands, "models", _models, "list the networks with their input and number of parameters")
 
@@ -241,6 +272,48 @@ def _weights(args: argparse.Namespace) -> None:
     file = published.file()
     print(f"file:    {file}\nSHA-256: {sha256_of(file) if file else '-'}")
     print(f"licence: {published.licence or 'the publisher states none'}")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "train",
+        _train,
+        "train the streams of all splits side by side",
+        "They stay in the cache, from which `dvc repro` takes them. Clips must be extracted before.",
+    )
+    jobs = "how many train at a time (one per GPU)"
+    parser.add_argument("--jobs", type=_positive, metavar="N", help=jobs)
+    where = "train on the workers of a Dask cluster, one stream each: its scheduler's address, or file"
+    _add_path(parser, "--cluster", metavar="SCHEDULER", default="", help=where)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from stages.common import FROM_CACHE
+    from stages.train import cost
+    from twostream.core import cluster
+    from twostream.core.device import device_of
+    from twostream.params import load_params
+    from twostream.streams.jobs import Job, check_finished, train_side_by_side
+
+    params, gpus = load_params(), 0
+    os.environ[cluster.VARIABLE] = args.cluster or cluster.scheduler()
+    if device_of(params.runtime.accelerator) == "cuda":
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if params.runtime.devices != 1:
+            raise UserError("runtime.devices: a stream that is trained beside others has one GPU; set it to 1")
+
+    def unfinished(jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if FROM_CACHE not in cost(params, job.stream, str(job.split))]
+
+    streams = [*params.train.rgb, *params.train.flow]
+    todo = unfinished([Job(stream, split) for split in params.dataset.splits for stream in streams])
+    print(f"{len(streams) * len(params.dataset.splits)} trainings, {len(todo)} to do", flush=True)
+    if todo:
+        failed = train_side_by_side(todo, args.jobs or max(1, gpus), gpus)
+        check_finished(failed, [] if failed else unfinished(todo))
 
 
 def _add_results(commands: Any) -> None:
