@@ -4,7 +4,7 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast torture lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -17,6 +17,10 @@ test: .venv/installed lint
 # For the inner loop: without the tests that are marked slow.
 test-fast: .venv/installed
 	python -m pytest $(PARALLEL) -m "not slow"
+
+# Kills, full disks, damaged caches, hostile files and servers: about 15 minutes, and a table of what became of them.
+torture: .venv/installed
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests python -m torture
 
 lint: .venv/installed
 	ruff check .

@@ -15,6 +15,7 @@ import shlex
 import sys
 import tempfile
 from collections import OrderedDict
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import yaml
@@ -30,13 +31,20 @@ _FORKS.set_forkserver_preload(_LIBRARIES.split())
 def run_module(project: Path, environment: dict[str, str], *command: str) -> tuple[int, str]:
     """Return the exit code and the output of `python -m command` in a project, with its own `twostream` package."""
     with tempfile.NamedTemporaryFile("r") as log:
-        process = _FORKS.Process(target=_enter, args=(project, log.name, environment, command))
-        process.start()
+        process = start_module(project, environment, log.name, *command)
         process.join()
         return process.exitcode, log.read()
 
 
+def start_module(project: Path, environment: dict[str, str], log: str, *command: str) -> BaseProcess:
+    """Start `python -m command` in a project; the process leads a group of its own, and its output goes to `log`."""
+    process = _FORKS.Process(target=_enter, args=(project, log, environment, command))
+    process.start()
+    return process
+
+
 def _enter(project: Path, log: str, environment: dict[str, str], command: tuple[str, ...]) -> None:
+    os.setsid()
     gc.freeze()  # or garbage collections would copy the pages of what the libraries made
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)

@@ -70,6 +70,19 @@ class SmallProject(NamedTuple):
 
 
 def build(top: Path, values: dict) -> SmallProject:
+    project = prepare(top, values)
+    project.repro("train_rgb")
+    shutil.copy(project.folder / "models/cnn3d_v2-1/model.pt", project.folder / "data/weights/start.pt")
+    project.set({"streams": {"cnn3d_v2": {"weights": "data/weights/start.pt"}}})
+    project.repro()
+    for command in (["add", "-A"], ["commit", "-qm", "results"], ["gc", "-q"]):  # gc: a few files to copy, not hundreds
+        run(project.folder, "git", *command)
+    shutil.copytree(top / "now", top / "built", symlinks=True)
+    return project
+
+
+def prepare(top: Path, values: dict) -> SmallProject:
+    """Make the project without running it."""
     for label, step in (("left", -2), ("right", 2)):
         for number, person in enumerate(PEOPLE):
             make_clip(top / "now" / "clips" / label / f"{person}_{label}_1.avi", step, seed=number)
@@ -96,13 +109,6 @@ def build(top: Path, values: dict) -> SmallProject:
     )
     project = SmallProject(top)
     make_project(project.folder, values)
-    project.repro("train_rgb")
-    shutil.copy(project.folder / "models/cnn3d_v2-1/model.pt", project.folder / "data/weights/start.pt")
-    project.set({"streams": {"cnn3d_v2": {"weights": "data/weights/start.pt"}}})
-    project.repro()
-    for command in (["add", "-A"], ["commit", "-qm", "results"], ["gc", "-q"]):  # gc: a few files to copy, not hundreds
-        run(project.folder, "git", *command)
-    shutil.copytree(top / "now", top / "built", symlinks=True)
     return project
 
 

@@ -35,7 +35,10 @@ MOST_SECONDS, MOST_MB = 10, 300
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("originals")
+    return encode_originals(tmp_path_factory.mktemp("originals"))
+
+
+def encode_originals(folder: Path) -> dict[str, bytes]:
     made = {}
     for name, (codec, pixel_format, options) in ORIGINALS.items():
         flags = (2 if "yuvj" in pixel_format else 0, 2)
