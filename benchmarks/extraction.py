@@ -12,9 +12,10 @@ import argparse
 import contextlib
 import functools
 import io
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from flow_methods import PIPELINE_METHODS, flow_settings
 
 from twostream.clipstore.extract import extract_flow
 from twostream.clipstore.frames import shrunk
+from twostream.core import cluster
 from twostream.core.cache import FileCache
 from twostream.core.parallel import cores, progress
 from twostream.datasets.tables import CLIP_COLUMNS
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure and print; a UserError is one line and exit code 2."""
     parser = videos_parser("Pairs of frames per second of the flow solver and of extraction.")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=PIPELINE_METHODS, help="flow methods")
+    parser.add_argument("--dask", action="store_true", help="also on workers of a Dask cluster, one core each")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where flow is solved")
     run(_run, parser.parse_args(arguments))
 
@@ -53,7 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     clips = find_clips(args.videos, args.clips)
     pairs = int((clips["frames"] - 1).sum())
     workers = args.workers or cores() * (2 if args.device == "cuda" else 1)  # as `extract_flow`
-    seconds = measure(clips, args.videos, settings, sorted({1, workers}), args.repeats)
+    seconds = measure(clips, args.videos, settings, sorted({1, workers}), args.repeats, args.dask)
     where = f"short side {args.short_side} px, flow on {args.device}"
     print(f"{len(clips)} clips, {pairs} pairs, {where}, median of {args.repeats} rounds")
     table = pairs / seconds.rename(columns=lambda name: f"{name}, pairs/s")
@@ -81,7 +84,12 @@ def find_clips(videos: Path, count: int) -> pd.DataFrame:
 
 
 def measure(
-    clips: pd.DataFrame, videos: Path, settings: dict[str, Flow], workers: Sequence[int], repeats: int
+    clips: pd.DataFrame,
+    videos: Path,
+    settings: dict[str, Flow],
+    workers: Sequence[int],
+    repeats: int,
+    dask: bool = False,
 ) -> pd.DataFrame:
     """Return median seconds for all clips by method: the solver alone, and extraction with each number of workers."""
     cv2.setNumThreads(1)
@@ -98,9 +106,26 @@ def measure(
                     for count in workers:
                         column = f"{count} worker{'s' * (count > 1)}"
                         row[column] = _extraction_seconds(clips, videos, flow, count)
+                        if dask:
+                            with _dask(count):
+                                _extraction_seconds(clips.iloc[:count], videos, flow, count)
+                                row[f"{column} of Dask"] = _extraction_seconds(clips, videos, flow, count)
                     rounds.append(row)
                 bar.update()
     return pd.DataFrame(rounds).groupby("method", sort=False).median().rename_axis(None)
+
+
+@contextlib.contextmanager
+def _dask(workers: int) -> Iterator[None]:
+    """Let extraction use a Dask cluster of so many processes with a thread each."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as started:
+        os.environ[cluster.VARIABLE] = started.scheduler_address
+        try:
+            yield
+        finally:
+            del os.environ[cluster.VARIABLE]
 
 
 def _solver_seconds(clips: pd.DataFrame, videos: Path, settings: Flow) -> float:
