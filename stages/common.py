@@ -15,16 +15,18 @@ from types import FrameType
 from twostream.core import cluster
 from twostream.core.cache import FileCache
 from twostream.core.parallel import exit_with_parent
-from twostream.errors import UserError
+from twostream.errors import UserError, is_of_the_disk, reason
 from twostream.params import Params, load_params
 
 FROM_CACHE = "from the cache"  # what a stage's `cost` calls work that is done
 
 
-def run(stage: Callable[..., None], *arguments: str) -> None:
+def run(stage: Callable[..., None], *arguments: str, **optional: str) -> None:
     """Run a stage as a script: `stage(params, **arguments)`, where each argument is a required `--option`.
 
-    Exit codes: 2 after a UserError, 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
+    `optional` has further options with their help; what is not given is not passed on.
+
+    Exit codes: 2 after a UserError or an error of the disk, 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{Path(sys.argv[0]).stem}",
@@ -33,17 +35,26 @@ def run(stage: Callable[..., None], *arguments: str) -> None:
     )
     for name in arguments:
         parser.add_argument(f"--{name}", required=True)
+    for name, text in optional.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="DIR", help=text)
     where = f"spread the clips over a Dask cluster: its scheduler's address, or file (${cluster.VARIABLE})"
     parser.add_argument("--cluster", metavar="SCHEDULER", default=cluster.scheduler(), help=where)
     args = vars(parser.parse_args())
     os.environ[cluster.VARIABLE] = args.pop("cluster")
-    if "DVC_ROOT" in os.environ:  # started by DVC: a killed `dvc repro` must not leave a writer behind
+    # Started by DVC, or by `twostream train`: when that is killed, it must not leave a writer behind.
+    if "DVC_ROOT" in os.environ or "into" in args:
         exit_with_parent()
     _stop_on_signals()
     try:
         stage(load_params(), **args)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not is_of_the_disk(error):
+            raise  # a bug
+        where = f" ({os.fspath(error.filename)!r})" if error.filename else ""
+        print(f"ERROR: {reason(error)}{where}; finished work is kept: run again when that is fixed", file=sys.stderr)
         sys.exit(2)
 
 

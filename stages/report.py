@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 
 from stages.common import run
+from twostream.core.files import atomic_path
 from twostream.datasets.tables import read_clips, read_split
 from twostream.params import Params
 from twostream.report.page import write_report
@@ -28,7 +29,8 @@ def report(params: Params) -> None:
             choose_examples(clips, splits[numbers[0]], CLIPS_IN_IMAGE),
         )
     )
-    cv2.imwrite(str(METRICS / "examples.jpg"), strips_image(in_image)[..., ::-1])
+    with atomic_path(METRICS / "examples.jpg") as file:
+        file.write_bytes(cv2.imencode(".jpg", strips_image(in_image)[..., ::-1])[1].tobytes())
     write_report(
         METRICS / "report.html",
         params=params,

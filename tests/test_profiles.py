@@ -150,3 +150,22 @@ def test_a_tag_in_yaml_runs_nothing(tmp_path):
     with pytest.raises(UserError, match="not valid YAML"):
         read_yaml(path)
     assert not (tmp_path / "made").exists()
+
+
+BOMB = "\n".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9) if n else 1}]" for n in range(30))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{BOMB}\nseed: *b29\n", "its aliases stand for more than 100,000 values"),
+        ("seed: &a [*a]\n", "its aliases stand for more than"),
+        (f"seed: {'[' * 20000}\n", "nested too deep"),
+        (f"seed: {'9' * 5000}\n", "not valid YAML"),
+    ],
+)
+def test_yaml_that_would_fill_the_memory_is_one_line(tmp_path, text, words):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        read_yaml(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY, errno.EIO)
 
 
 class UserError(Exception):
@@ -15,6 +19,10 @@ class UserError(Exception):
     bug and keeps its traceback.
     """
 
+    def __init__(self, message: str):
+        # PyTorch makes another error of one in a loader's process: its traceback, and the message at the end.
+        super().__init__(message.rpartition("twostream.errors.UserError: ")[2].strip())
+
 
 def validation_reason(error: ValidationError) -> str:
     """Return the first problem of a pydantic error in one line, `key: message`, and how many more there are."""
@@ -23,6 +31,11 @@ def validation_reason(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Return whether the file system refuses: it is full, read-only or broken, or a permission is missing."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
 
 
 def reason(error: BaseException) -> str:

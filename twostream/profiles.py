@@ -7,6 +7,7 @@ import copy
 import io
 import itertools
 import json
+import math
 import re
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from twostream.errors import UserError, reason
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 _COMMENT_COLUMN = 30
+_MOST_VALUES = 100_000
 
 
 def profiles() -> dict[str, str]:
@@ -146,11 +148,27 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except DuplicateKeyError:
         key, first, second = next(_repeated_keys(yaml.compose(text)))
         raise UserError(f"{path}: {key} is in line {first} and again in line {second}; remove one of them") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: a number of more than 4,300 digits
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid parameters (nested too deep); `twostream profile` writes one") from None
+    if _size(values) > _MOST_VALUES:
+        raise UserError(f"{path}: its aliases stand for more than {_MOST_VALUES:,} values; write them out")
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of sections; `twostream profile` writes one")
     return values
+
+
+def _size(value: Any, sizes: dict[int, float] | None = None) -> float:
+    """Return the number of values in nested YAML, those of an alias each time; infinite where it holds itself."""
+    sizes = {} if sizes is None else sizes
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = math.inf
+        items = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_size(item, sizes) for item in items)
+    return sizes[id(value)]
 
 
 def _repeated_keys(node: Node, section: str = "") -> Iterator[tuple[str, int, int]]:

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -191,8 +192,65 @@ def test_records_are_found_by_the_next_process_and_a_line_cut_short_costs_only_i
     first.add("a", {"frames": 1, "reason": "größer\n"})
     other.add("b", 0.1)
     with open(path, "a") as file:
-        file.write('["c", {"fra\n')
+        file.write('["c", {"fra')
     RecordCache(path).add("d", None)
     again = RecordCache(path)
     assert [key for key in "abcd" if key in again] == ["a", "b", "d"]
     assert again["a"] == {"frames": 1, "reason": "größer\n"} and again["b"] == 0.1 and again["d"] is None
+
+
+def test_a_record_whose_bytes_have_changed_is_not_used(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records = RecordCache(path)
+    for number in range(50):
+        records.add(f"key{number}", {"frames": number, "logits": "00ff" * 8})
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(good)
+        data[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        found = RecordCache(path)
+        for number in range(50):
+            assert f"key{number}" not in found or found[f"key{number}"] == {"frames": number, "logits": "00ff" * 8}
+
+
+def test_records_without_a_checksum_are_of_an_earlier_version(tmp_path):
+    (tmp_path / "records.jsonl").write_text('["a", 1]\n7\n[["a"], 2, 3]\n')
+    assert RecordCache(tmp_path / "records.jsonl")["a"] == 1
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "[1]", "7", '{"md5": 7}', '{"md5": "../../etc/passwd"}', '{"md5": "\\u0000"}', "\udcff", "[" * 9999]
+)
+def test_a_damaged_entry_is_no_entry(tmp_path, entry):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    (file,) = (path for path in (tmp_path / "cache" / "index").rglob("*") if path.is_file())
+    file.write_bytes(entry.encode("utf-8", "surrogateescape"))
+    assert not cache.has(key)
+    assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
+
+
+def test_a_file_is_built_again_where_the_cache_is_deleted_meanwhile(tmp_path):
+    cache, builds = _cache(tmp_path), []
+
+    def build(path):
+        path.write_text("content")
+        builds.append(path)
+        if len(builds) < 3:
+            shutil.rmtree(tmp_path / "cache")
+
+    assert cache.make("key", tmp_path / "x", build) is True
+    assert (tmp_path / "x").read_text() == "content" and len(builds) == 3
+
+
+def test_a_changed_object_of_dvc_is_removed_since_dvc_would_restore_it(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    _commit(tmp_path, tmp_path / "x")
+    cache.sweep()
+    (stored,) = (path for path in (tmp_path / "objects").rglob("*") if path.is_file())
+    stored.write_text("vandal!")
+    assert not cache.serve(key, tmp_path / "y")
+    assert not stored.exists()

@@ -104,6 +104,20 @@ def test_files_of_a_stage_that_did_not_finish_are_recognised(project, cache, end
     assert foreign_files(Path("data/rgb"), cache) == []
 
 
+@pytest.mark.parametrize("end", ["the end", "a kill"])
+def test_files_of_a_stage_are_recognised_in_a_project_that_was_moved(project, cache, end):
+    stage = replaced([Path("data/rgb")], cache)
+    stage.__enter__()
+    write("data/rgb/walk/1.zip")
+    if end == "the end":
+        stage.__exit__(None, None, None)
+    moved = project.with_name("moved")
+    os.rename(project, moved)
+    os.chdir(moved)
+    cache = FileCache(moved / ".dvc/cache/twostream", moved / ".dvc/cache/files/md5")
+    assert foreign_files(Path("data/rgb"), cache) == []
+
+
 def test_a_stage_deletes_nothing_where_it_finds_files_of_the_user(project, cache):
     with replaced([Path("models/spatial-1")], cache):
         write("models/spatial-1/model.pt")

@@ -174,3 +174,28 @@ def test_ranks_agree_with_scikit_learn_and_with_argmax_on_ties():
 def test_log_softmax_survives_logits_that_overflow():
     assert log_softmax(np.array([1e4, 0.0, -1e4])).tolist() == [0.0, -1e4, -2e4]
     assert np.exp(log_softmax(np.log([[0.2, 0.3, 0.5]]))) == pytest.approx(np.array([[0.2, 0.3, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }",
+        "__import__('os').mkdir('trapped')",
+        "(" * 9000,
+    ],
+)
+def test_a_header_that_would_fill_the_memory_or_run_code_is_refused(tmp_path, monkeypatch, header):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("x.npz", "w") as archive:
+        for name in ("clip_id", "label", "classes", "subset", "logits"):
+            text = header.encode() + b"\n"
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(UserError, match="not usable scores"):
+        read_scores("x.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_compressed_scores_are_refused(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", logits=np.zeros(10**7))
+    with pytest.raises(UserError, match="compressed"):
+        read_scores(tmp_path / "x.npz")

@@ -191,3 +191,13 @@ def test_a_timm_architecture_without_published_weights_says_so(monkeypatch):
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: config)
     with pytest.raises(UserError, match="timm has no pretrained weights for it"):
         make("timm/resnet18", weights="pretrained")
+
+
+def test_a_byte_that_has_changed_is_noticed(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(500.0, 501).numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="its checksums do not fit"):
+        read_weights(path)

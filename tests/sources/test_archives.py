@@ -280,3 +280,9 @@ def test_without_bsdtar_one_line_says_what_to_install(tmp_path, monkeypatch):
 
 def test_archives_are_known_by_their_endings():
     assert is_archive("x.part1.rar") and is_archive("a/X.TAR.GZ") and not is_archive("x.avi") and not is_archive("zip")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_second_file_of_one_name_is_refused(tmp_path, make):
+    archive = make(tmp_path / "x.bin", {"a.avi": b"1", "./a.avi": b"2"})
+    assert "member './a.avi' is there twice" in refusal(archive, tmp_path / "out")

@@ -181,3 +181,14 @@ def test_downloads_that_another_process_is_making_stay(tmp_path, monkeypatch):
         (folder / "downloads").mkdir()
         _fetch(tmp_path, mirrors(tmp_path / "1.yaml", hub("1.zip")), [], monkeypatch)
         assert (folder / "downloads").is_dir()
+
+
+def test_a_damaged_download_is_deleted_and_one_that_lacks_a_program_is_kept(tmp_path, monkeypatch):
+    source = mirrors(tmp_path / "m.yaml", hub("x.zip"))
+    for content, is_kept in ((b"<html>", False), (b"Rar!\x1a\x07\x01\x00", True)):
+        (tmp_path / "x.zip").write_bytes(content)
+        monkeypatch.setattr(sources, "download", lambda *_: tmp_path / "x.zip")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(UserError):
+            obtain(source, tmp_path / "scratch", names)
+        assert (tmp_path / "x.zip").exists() == is_kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 from miniature import heed_ctrl_c
+
+from stages.common import run
+from twostream.errors import UserError
 
 STAGE = """
 import time
@@ -59,3 +63,28 @@ def test_a_stopped_stage_says_in_one_line_how_to_go_on(tmp_path, name, code):
 def test_a_stage_can_be_stopped_while_it_still_imports(tmp_path):
     code, output = _stopped(tmp_path, signal.SIGINT, slow_import='print("started", flush=True); time.sleep(60)')
     assert code == 130 and output.startswith("stopped;") and output.count("\n") == 1
+
+
+def test_an_error_of_the_disk_is_one_line_and_another_keeps_its_traceback(capsys, monkeypatch):
+    def fails(number):
+        def work(params):
+            raise OSError(number, os.strerror(number), "data/x")
+
+        return work
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        run(fails(errno.ENOSPC))
+    line = "ERROR: No space left on device ('data/x'); finished work is kept: run again when that is fixed\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(FileNotFoundError):
+        run(fails(errno.ENOENT))
+
+
+def test_an_error_in_a_process_of_a_loader_is_the_line_of_the_user():
+    wrapped = (
+        "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
+    )
+    assert str(UserError(f"{wrapped}twostream.errors.UserError: clip.zip: damaged\n")) == "clip.zip: damaged"

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from twostream.flow.batch import BatchSolver
 
 _HERE = Path(__file__).parent
+_ATTEMPTS = 3
 FINGERPRINT_FILE = "extraction.json"  # in the folder of the clips
 
 
@@ -62,6 +63,7 @@ class Result(NamedTuple):
     clip: Clip
     status: Literal["cached", "extracted", "missing", "failed"]
     reason: str = ""
+    state: tuple[int, int] | None = None  # of the file: its size and time of change
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def rgb_job(settings: Rgb, cache: FileCache) -> Job:
 
 def extract_rgb_clip(job: Job, clip: Clip) -> Result:
     """Write the RGB frames of a clip."""
-    return _write(job, clip, rgb_frames(cast(Rgb, job.settings), clip.video, clip.span))
+    return _write(job, clip, lambda: rgb_frames(cast(Rgb, job.settings), clip.video, clip.span))
 
 
 def extract_flow(
@@ -139,13 +141,16 @@ def flow_job(settings: Flow, cache: FileCache) -> Job:
 
 def extract_flow_clip_cpu(job: Job, clip: Clip) -> Result:
     """Solve the flow of a clip in this process, and write it."""
-    return _write(job, clip, flow_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span))
+    return _write(job, clip, lambda: flow_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span))
 
 
 def extract_flow_clip_gpu(job: Job, address: str, clip: Clip) -> Result:
     """Have the `FlowServer` at `address` solve the flow of a clip, and write it."""
-    images = grey_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span)
-    return _write(job, clip, solve_remotely(address, images))
+
+    def frames() -> Generator[np.ndarray]:
+        return solve_remotely(address, grey_frames(cast(Flow, job.settings), clip.video, clip.frames, clip.span))
+
+    return _write(job, clip, frames)
 
 
 def extract(
@@ -171,6 +176,29 @@ def extract(
     todo = _readable(clips, videos, out)
     if any(clip.span for clip in todo):
         todo = _with_digests(todo, workers, job)
+    results = _extract(todo, out, job, workers, extract_all)
+    for _ in range(_ATTEMPTS):
+        # Without reflinks, files of the cache are hard links of the outputs, so that damage to one is damage to both.
+        changed = [result.clip for result in results if result.state and result.state != _state(result.clip.target)]
+        for clip in changed:
+            clip.target.unlink(missing_ok=True)
+        again = {result.clip.clip_id: result for result in _extract(changed, out, job, workers, extract_all)}
+        results = [again.get(result.clip.clip_id, result) for result in results]
+
+    failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
+    if failed:
+        named = ", ".join(f"{one.clip.clip_id!r} ({one.reason})" for one in failed[:5])
+        raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force probe`")
+    with atomic_path(out / FINGERPRINT_FILE) as file:
+        file.write_text(json.dumps(job.fingerprint, indent=1, sort_keys=True) + "\n")
+    extracted = sum(result.status == "extracted" for result in results)
+    return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
+
+
+def _extract(todo: list[Clip], out: Path, job: Job, workers: int, extract_all: ExtractAll) -> list[Result]:
+    """Serve clips from the cache as far as it has them, and extract the others."""
+    if not todo:
+        return []
     look_up = functools.partial(in_threads, functools.partial(_look_up, job), workers=workers)
     results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
@@ -182,15 +210,15 @@ def extract(
     results = [result for result in results if result.status != "missing"]
     if missing:
         results += extract_all(job, missing)
+    return results
 
-    failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
-    if failed:
-        named = ", ".join(f"{one.clip.clip_id!r} ({one.reason})" for one in failed[:5])
-        raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force probe`")
-    with atomic_path(out / FINGERPRINT_FILE) as file:
-        file.write_text(json.dumps(job.fingerprint, indent=1, sort_keys=True) + "\n")
-    extracted = sum(result.status == "extracted" for result in results)
-    return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Return size and time of change of a file; None if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        status = file.stat()
+        return status.st_size, status.st_mtime_ns
+    return None
 
 
 def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tuple[int, int]:
@@ -230,7 +258,9 @@ def _look_up(job: Job, clip: Clip) -> Result:
         clip = clip._replace(sha256=clip.sha256 or sha256_of(clip.video))
     except OSError as error:
         return Result(clip, "failed", reason(error))
-    return Result(clip, "cached" if job.cache.serve(job.key(clip.sha256, clip.span), clip.target) else "missing")
+    if not job.cache.serve(job.key(clip.sha256, clip.span), clip.target):
+        return Result(clip, "missing")
+    return Result(clip, "cached", state=_state(clip.target))
 
 
 def _adopt(job: Job, out: Path) -> bool:
@@ -257,22 +287,22 @@ def _pulled(job: Job, out: Path) -> dict[str, Path]:
     return pulled
 
 
-def _write(job: Job, clip: Clip, frames: Generator[np.ndarray]) -> Result:
-    """Write the frames of a clip, through the cache; `frames` is not started where another process was faster."""
+def _write(job: Job, clip: Clip, frames: Callable[[], Generator[np.ndarray]]) -> Result:
+    """Write the frames of a clip, through the cache; `frames` is not called where another process was faster."""
     cv2.setNumThreads(1)  # clips run in parallel, one per process
 
     def build(path: Path) -> None:
         source, settings = f"sha256:{clip.sha256}", job.fingerprint["settings"]
         meta = {"modality": job.modality, "source": source, "settings": settings}
         meta |= {"span": clip.span} if clip.span else {}
-        with contextlib.closing(frames):
-            write_clip(path, frames, job.settings.jpeg_quality, meta)
+        with contextlib.closing(frames()) as images:
+            write_clip(path, images, job.settings.jpeg_quality, meta)
 
     try:
         extracted = job.cache.make(job.key(clip.sha256, clip.span), clip.target, build)
     except VideoError as error:
         return Result(clip, "failed", str(error))
-    return Result(clip, "extracted" if extracted else "cached")
+    return Result(clip, "extracted" if extracted else "cached", state=_state(clip.target))
 
 
 def _compile_kernels(settings: Flow) -> None:

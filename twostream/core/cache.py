@@ -14,9 +14,11 @@ import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from twostream.core.files import atomic_path, md5_of, reflink
 KEPT_DAYS = 60  # for which records that no run reads stay
 
 _REST_S = 24 * 3600
+_ATTEMPTS = 3
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class FileCache:
@@ -45,10 +49,19 @@ class FileCache:
     def make(self, key: str, target: Path, build: Callable[[Path], None]) -> bool:
         """Put the file for `key` at `target`, building it only on a cache miss.
 
-        `build` writes the file to the path that it gets. Return True when it was built, False when it was served.
+        `build` writes the file to the path that it gets; it is called again if somebody deletes the cache meanwhile.
+        Return True when it was built, False when it was served.
         """
         if self.serve(key, target):
             return False
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(FileNotFoundError):
+                self._build(key, target, build)
+                return True
+        self._build(key, target, build)
+        return True
+
+    def _build(self, key: str, target: Path, build: Callable[[Path], None]) -> None:
         with self._unfinished(key) as unfinished:
             build(unfinished)
             digest = md5_of(unfinished)
@@ -61,7 +74,6 @@ class FileCache:
             share(unfinished, target)
             os.replace(unfinished, pending)
         self._write_entry(key, digest)
-        return True
 
     def serve(self, key: str, target: Path) -> bool:
         """Put the recorded file for `key` at `target`; return False where there is none or its content has changed."""
@@ -71,7 +83,11 @@ class FileCache:
                 # A file that was edited in place or cut short by a power failure must not spread.
                 if md5_of(stored) == digest:
                     share(stored, target)
+                    with contextlib.suppress(OSError):
+                        os.utime(self._entry(key))  # its age counts from here, see `prune`
                     return True
+                # DVC would take it for what its name says, and put it in place of the file that is built now.
+                stored.unlink()
         return False
 
     def has(self, key: str) -> bool:
@@ -125,9 +141,9 @@ class FileCache:
 
     def _copies(self, key: str) -> tuple[str, list[Path]]:
         """Return the recorded digest of the file for `key`, and the files that should have this content."""
-        try:
-            digest = json.loads(self._entry(key).read_text())["md5"]
-        except (FileNotFoundError, ValueError, KeyError):
+        entry = read_json(self._entry(key))
+        digest = entry.get("md5") if isinstance(entry, dict) else None
+        if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
             return "", []
         stored = (self._object(digest), self._pending(digest))
         return digest, [path for path in stored if path is not None and path.is_file()]
@@ -147,7 +163,7 @@ class FileCache:
 
 
 class RecordCache:
-    """Small JSON values by key, in one file of which every line is a record.
+    """Small JSON values by key, in one file of which every line is a record: key, value and a checksum of both.
 
     A record is written when it is added, so a killed run keeps what it had. Several processes may add to one file.
     """
@@ -157,8 +173,11 @@ class RecordCache:
         self._records: dict[str, Any] = {}
         if path.exists():
             for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):  # a line that a full disk or a power failure cut short
-                    key, self._records[key] = json.loads(line)
+                # A line that a full disk or a power failure cut short, or whose bytes have changed, is not used.
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
+                    key, value, *checksum = json.loads(line)
+                    if checksum in ([], [_checksum(key, value)]):  # earlier versions wrote none
+                        self._records[key] = value
 
     def __contains__(self, key: str) -> bool:
         return key in self._records
@@ -169,8 +188,9 @@ class RecordCache:
     def add(self, key: str, value: Any) -> None:
         self._records[key] = value
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="ascii") as file:  # one line is one write, which no other process splits
-            file.write(json.dumps([key, value]) + "\n")
+        with open(self.path, "a", encoding="ascii") as file:
+            # One write, which no other process splits. The line before may have been cut short, without its end.
+            file.write(f"\n{json.dumps([key, value, _checksum(key, value)])}\n")
 
     def remove_unused(self) -> None:
         """Remove the files of this folder that no run has used for :data:`KEPT_DAYS`; this one counts as used."""
@@ -183,7 +203,7 @@ class RecordCache:
 
 def read_json(path: Path | None) -> Any:
     """Return the content of a JSON file, None if there is no such file or it is damaged."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_bytes()) if path else None
     return None
 
@@ -196,6 +216,10 @@ def recorded_outputs() -> dict[str, dict[str, Any]]:
         return {out["path"]: out for stage in lock["stages"].values() for out in stage.get("outs", [])}
     except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
         return {}
+
+
+def _checksum(key: str, value: Any) -> int:
+    return zlib.crc32(json.dumps([key, value]).encode())
 
 
 def _stored(folder: Path, digest: str) -> Path:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def _hexdigest(path: str | Path, digest: hashlib._Hash) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_intact(archive: Path) -> bool:
+    """Return whether a ZIP file, such as those of `torch.save`, is there with the bytes that its checksums promise."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return file.testzip() is None
+    except Exception:  # a damaged byte can lead to any error
+        return False
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twostream.core.cache import FileCache, key_of, read_json, recorded_outputs
+from twostream.core.cache import FileCache, read_json, recorded_outputs
 from twostream.core.files import atomic_path, md5_of
 from twostream.errors import UserError
 
@@ -61,7 +61,8 @@ def replaced(folders: Iterable[Path], cache: FileCache) -> Iterator[None]:
     refuse_foreign(folders, cache)
     for folder in folders:
         _write_note(folder, cache, _UNFINISHED)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
     try:
         yield
@@ -95,7 +96,8 @@ def foreign_files(folder: Path, cache: FileCache) -> list[Path]:
     found = {path: os.lstat(folder / path) for path in _files(folder)}
     if (len(found), sum(status.st_size for status in found.values())) == _recorded(folder):
         return []
-    written = read_json(_note(folder, cache)) or {}
+    written = read_json(_note(folder, cache))
+    written = written if isinstance(written, dict) else {}
     if written == _UNFINISHED:  # the stage was killed: what lies there is its own
         return []
     stored = {name: file.stat().st_size for name, file in cache.recorded(folder).items()}
@@ -119,7 +121,9 @@ def output_folders(params: Params) -> list[Path]:
 
 
 def _note(folder: Path, cache: FileCache) -> Path:
-    return cache.root / "written" / f"{key_of(path=os.path.abspath(folder))}.json"
+    """Return the file of the note: among DVC's temporary files, which stay with a project that is moved."""
+    place = Path(".dvc/tmp") if cache.objects else cache.root
+    return place / "written" / f"{folder.as_posix().replace('/', '-')}.json"
 
 
 def _write_note(folder: Path, cache: FileCache, content: dict[str, Any]) -> None:

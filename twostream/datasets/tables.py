@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ CLIP_COLUMNS = ["clip_id", "path", "class", "group", "frames", "fps", "width", "
 SPAN_COLUMNS = ["start", "end"]  # only where clips are spans of videos: seconds, missing for a clip that is all of one
 COPIES = "copy_of"  # only where clips show the same video
 STATUSES = ("ok", "unreadable", "missing")
+_LEADS_OUT = re.compile(r"^$|^/|\0|(?:^|/)\.\.(?:/|$)")
 SUBSETS = ("train", "val", "test", "unused")
 
 
@@ -37,13 +39,23 @@ def read_clips(path: str | Path) -> pd.DataFrame:
     Text columns are str; frames, width and height int64; fps, start and end float64.
 
     Raises:
-        UserError: the file is missing or has other columns.
+        UserError: the file is missing, has other columns, or has values that this project does not write.
     """
     table = _read(path, CLIP_COLUMNS, {"frames": "int64", "width": "int64", "height": "int64", "fps": "float64"})
     for column in set(SPAN_COLUMNS) & set(table):
-        table[column] = pd.to_numeric(table[column])  # an empty cell is missing
-    if table["clip_id"].duplicated().any():
-        raise UserError(f"{path}: clip {table['clip_id'][table['clip_id'].duplicated()].iloc[0]!r} is listed twice")
+        try:
+            table[column] = pd.to_numeric(table[column])  # an empty cell is missing
+        except ValueError as error:
+            raise UserError(f"{path}: column {column}: {reason(error)}; run `dvc repro probe`") from None
+    ok = table["status"] == "ok"
+    for problem, wrong in (
+        ("its status is not one of ok, unreadable, missing", ~table["status"].isin(STATUSES)),
+        ("its id leads out of the folder", table["clip_id"].str.contains(_LEADS_OUT)),
+        ("its path leads out of the folder", table["path"].str.contains(_LEADS_OUT)),
+        ("it has no frames", ok & ~(table[["frames", "width", "height"]] > 0).all(axis=1)),
+    ):
+        if wrong.any():
+            raise UserError(f"{path}: clip {table['clip_id'][wrong].iloc[0]!r}: {problem}; run `dvc repro probe`")
     return table
 
 
@@ -71,8 +83,10 @@ def _read(path: str | Path, columns: list[str], types: dict[str, str]) -> pd.Dat
     try:
         # keep_default_na: a class or clip may be called "None" or "NA".
         table = pd.read_csv(path, dtype=defaultdict(lambda: "str", types), keep_default_na=False, na_values=[])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); run `dvc repro` to make it again") from None
     if [name for name in table.columns if name not in (*SPAN_COLUMNS, COPIES)] != columns:
         raise UserError(f"{path}: has the columns {', '.join(table.columns)}; expected {', '.join(columns)}")
+    if table["clip_id"].duplicated().any():
+        raise UserError(f"{path}: clip {table['clip_id'][table['clip_id'].duplicated()].iloc[0]!r} is listed twice")
     return table

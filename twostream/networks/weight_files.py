@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from typing import TypeVar
 import torch
 import yaml
 
+from twostream.core.files import is_intact
 from twostream.errors import UserError, reason
 
 LICENCE_FILES = ("README.md", "LICENSE", "LICENSE.txt")
@@ -37,6 +39,8 @@ def read_weights(path: str | Path) -> State:
             from safetensors.torch import load_file
 
             state = load_file(path)
+        elif zipfile.is_zipfile(path) and not is_intact(path):  # PyTorch compares no checksums
+            raise ValueError("its checksums do not fit")
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

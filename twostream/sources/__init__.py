@@ -17,7 +17,7 @@ from twostream.core.files import locked
 from twostream.core.outputs import overlapping_output
 from twostream.errors import UserError, reason, validation_reason
 from twostream.params import FilePath, Section
-from twostream.sources.archives import is_archive, unpack
+from twostream.sources.archives import UnusableArchive, is_archive, unpack
 from twostream.sources.huggingface import download
 from twostream.sources.walk import walk_files
 
@@ -73,6 +73,8 @@ def read_mirrors(path: str | Path) -> MirrorList:
         raise UserError(f"{path}: {validation_reason(error)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a list of mirrors (nested too deep)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 
@@ -175,7 +177,15 @@ def _use_local(path: Path, scratch: Path, accept: Accept[Found], archives_inside
 def _use_hub(hub: Hub, scratch: Path, accept: Accept[Found]) -> Found:
     folder = scratch / "downloads" / _key(hub.repo, hub.revision)
     files = [download(hub.repo, hub.revision, file.name, folder, file.size, file.sha256) for file in hub.files]
-    return accept([_unpacked(file, scratch) for file in files])
+    return accept([_unpacked_download(file, scratch) for file in files])
+
+
+def _unpacked_download(file: Path, scratch: Path) -> Path:
+    try:
+        return _unpacked(file, scratch)
+    except UnusableArchive:
+        file.unlink()  # or every later run would find it here, and fetch nothing
+        raise
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from tqdm import tqdm
 
-from twostream.errors import UserError, reason
+from twostream.errors import UserError, is_of_the_disk, reason
 from twostream.sources.walk import new_folder, walk_files
 
 ENDINGS = (".zip", ".rar", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
@@ -35,6 +35,10 @@ MAX_DISK_FRACTION = 0.9
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 # RuntimeError: zipfile's for an encrypted member and, as NotImplementedError, for an unknown compression.
 _ERRORS = (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+
+
+class UnusableArchive(UserError):
+    """An archive that is damaged or that is refused for its content: another copy may be sound."""
 
 
 def is_archive(path: str | Path) -> bool:
@@ -65,10 +69,9 @@ class _Budget:
     """How many files and bytes may still be written, for an archive and all archives inside it."""
 
     def __init__(self, archive: Path, folder: Path, bar: tqdm) -> None:
-        expanded = FREE_EXPANSION_BYTES + MAX_EXPANSION * archive.stat().st_size
-        disk = int(MAX_DISK_FRACTION * shutil.disk_usage(folder).free)
-        self.limit = f"{disk:,} bytes (90 % of the free disk)" if disk < expanded else f"{expanded:,} bytes"
-        self.bytes_left = min(expanded, disk)
+        self.expanded = FREE_EXPANSION_BYTES + MAX_EXPANSION * archive.stat().st_size
+        self.disk = int(MAX_DISK_FRACTION * shutil.disk_usage(folder).free)
+        self.bytes_left = min(self.expanded, self.disk)
         self.members_left = MAX_MEMBERS
         self.archive = archive
         self.bar = bar
@@ -76,8 +79,13 @@ class _Budget:
     def take_bytes(self, count: int) -> None:
         self.bytes_left -= count
         self.bar.update(count)
+        if self.bytes_left < 0 and self.disk < self.expanded:
+            raise UserError(
+                f"{os.fspath(self.archive)!r}: unpacks to more than {self.disk:,} bytes (90 % of the free disk); free "
+                "some space"
+            )
         if self.bytes_left < 0:
-            raise _refusal(self.archive, f"unpacks to more than {self.limit}")
+            raise _refusal(self.archive, f"unpacks to more than {self.expanded:,} bytes")
 
     def take_member(self) -> None:
         self.members_left -= 1
@@ -116,7 +124,9 @@ def _unpack_nested(archive: Path, folder: Path, depth: int, budget: _Budget) -> 
     try:
         _unpack_one(archive, folder, budget)
     except _ERRORS as error:
-        raise UserError(
+        if is_of_the_disk(error):
+            raise UserError(f"{os.fspath(archive)!r}: cannot be unpacked here ({reason(error)})") from None
+        raise UnusableArchive(
             f"{os.fspath(archive)!r}: cannot be unpacked ({reason(error)}); get a complete copy, or unpack it yourself "
             "and set dataset.source to the folder"
         ) from None
@@ -139,7 +149,7 @@ def _unpack_one(archive: Path, folder: Path, budget: _Budget) -> None:
         return
     compressed = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
     if compressed is None and not tarfile.is_tarfile(archive):
-        raise UserError(
+        raise UnusableArchive(
             f"{os.fspath(archive)!r}: not a ZIP, tar, RAR or 7z archive (it starts with {start!r}); get a complete copy"
         )
     with (compressed or open)(archive, "rb") as stream:
@@ -153,6 +163,7 @@ def _unpack_zip(archive: Path, folder: Path, budget: _Budget) -> None:
             member.filename = member.filename.replace("\\", "/")
             kind = stat.S_IFMT(member.external_attr >> 16)
             _check_member(archive, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), budget)
+            _check_new(archive, folder, member.filename)
             budget.take_bytes(member.file_size)  # zipfile writes no more than this of a member
             source.extract(member, folder)
 
@@ -163,6 +174,7 @@ def _unpack_tar(stream: IO[bytes], archive: Path, folder: Path, budget: _Budget)
         for member in source:
             is_plain = member.isdir() or member.isreg() and not member.issparse()
             _check_member(archive, member.name, is_plain, budget)
+            _check_new(archive, folder, member.name)
             source.extract(member, folder, filter="data")
     while metered.read(2**20):  # to the checksum at the end of a compressed archive
         pass
@@ -200,6 +212,12 @@ def _check_member(archive: Path, name: str, is_plain: bool, budget: _Budget) -> 
         raise _refusal(archive, f"member {name!r} would be written outside the folder")
 
 
+def _check_new(archive: Path, folder: Path, name: str) -> None:
+    """Refuse a second file of one name: one of the two would be lost without a word."""
+    if os.path.isfile(folder / name):
+        raise _refusal(archive, f"member {name!r} is there twice")
+
+
 def _free_place(inner: Path) -> Path:
     ending = max((ending for ending in ENDINGS if inner.name.lower().endswith(ending)), key=len)
     place = inner.with_name(inner.name[: -len(ending)] or "archive")
@@ -217,4 +235,4 @@ def _lift_only_child(folder: Path) -> None:
 
 
 def _refusal(archive: Path, why: str) -> UserError:
-    return UserError(f"{os.fspath(archive)!r}: {why}; refused, nothing of the archive is kept")
+    return UnusableArchive(f"{os.fspath(archive)!r}: {why}; refused, nothing of the archive is kept")

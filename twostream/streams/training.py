@@ -18,6 +18,7 @@ import numpy as np
 from twostream.clipstore import ClipReader
 from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.device import device_of
+from twostream.core.files import is_intact
 from twostream.core.imports import import_closure
 from twostream.errors import UserError
 from twostream.networks.names import CHANNELS, HF, network_files
@@ -80,6 +81,9 @@ def _train_network(
     from twostream.streams.fitting import fit
 
     state = _state(cache, key)
+    if state.is_file() and not is_intact(state):
+        print(f"{task.name}: the state of an earlier run is damaged, starting again", flush=True)
+        state.unlink()
     trained = fit(task, state, curves, runtime.workers, arithmetic)
     if trained is None:
         return
@@ -170,7 +174,7 @@ def finished_epochs(task: Task, cache: FileCache, runtime: Runtime, model_dir: P
     files = _model_files(key, frozen)
     if all(map(cache.has, files.values())) or _pulled(cache, key, files, model_dir):
         return None
-    if frozen or not _state(cache, key).is_file():
+    if frozen or not is_intact(_state(cache, key)):
         return 0
     import torch
 
