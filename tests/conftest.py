@@ -13,10 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run the tests of a file, and all that use the built project, which is made once per process."""
-    for item in items:
-        group = "built" if "built" in getattr(item, "fixturenames", ()) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with the longest files, those of the stages, then others of slow tests: one process runs a whole file."""
+    items.sort(key=lambda item: (item.path.parent.name != "stages", item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture(scope="session")

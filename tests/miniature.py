@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_module
 from helpers import ROOT
 
 ENVIRONMENT = {
@@ -70,6 +71,13 @@ def run(project: Path, *command: str, check: bool = True, stdout_only: bool = Fa
     done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
     output = done.stdout if stdout_only else done.stdout + done.stderr
     assert not check or done.returncode == 0, output
+    return output
+
+
+def dvc(project: Path, *arguments: str, check: bool = True) -> str:
+    """Run DVC as `forked.py` does, in a seventh of the time of `run`; no shell is involved."""
+    code, output = run_module(project, ENVIRONMENT, "dvc", *arguments)
+    assert not check or code == 0, output
     return output
 
 

@@ -301,9 +301,9 @@ def test_a_training_step_is_timed_fed_by_the_loader_and_from_memory(tmp_path):
     for name in ("a.avi", "b [1].mp4"):
         write_video(tmp_path / "class" / name, moving_texture(20))
     command = [sys.executable, str(BENCHMARKS / "loader.py"), "--videos", str(tmp_path), "--short-side", "48"]
-    command += ["--repeats", "1", "--cases", "resnet18", "--steps", "1", "--workers", "1"]
+    command += ["--repeats", "1", "--cases", "flow3d", "--steps", "1", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first, _, row = done.stdout.splitlines()
     assert first.startswith("2 clips, short side 48 px")
-    assert row.split()[0] == "resnet18" and all(float(cell) > 0 for cell in row.split()[1:])
+    assert row.split()[0] == "flow3d" and all(float(cell) > 0 for cell in row.split()[1:])

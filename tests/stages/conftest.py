@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from miniature import make_project, miniature, ran, run
+from miniature import dvc, make_project, miniature, ran, run
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, demo_values) -> Path:
     project = make_project(tmp_path_factory.mktemp("project"), miniature(demo_values))
-    output = run(project, "dvc", "repro")
+    output = dvc(project, "repro")
     assert len(ran(output)) == 20
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "results")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import moving_texture, write_video
-from miniature import make_project, miniature, ran, run, set_values
+from miniature import dvc, make_project, miniature, ran, run, set_values
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def project(tmp_path, demo_values) -> Path:
 
 
 def refused(project: Path, *words: str, stage: str = "split") -> None:
-    output = run(project, "dvc", "repro", stage, check=False)
+    output = dvc(project, "repro", stage, check=False)
     (error,) = [line for line in output.splitlines() if line.startswith("ERROR: ")][:1]
     assert "Traceback" not in output
     for word in words:
@@ -46,7 +46,7 @@ def test_clips_in_the_folder_of_a_stage_are_never_deleted(project):
     before = contents(mine)
     refused(project, "'data/videos/run/0.avi' and 7 more: not made by a stage", "dataset.source names")
     set_values(project, "dataset", source="clips")
-    assert run(project, "dvc", "repro", check=False) and contents(mine) == before  # the source is missing
+    assert dvc(project, "repro", check=False) and contents(mine) == before  # the source is missing
     os.symlink("data/videos", project / "clips")
     refused(project, "dataset.source: 'clips' lies in 'data/videos' through the link 'clips'", "move the clips")
     assert "lies in 'data/videos'" in run(project, sys.executable, "-m", "twostream.cli", "check", check=False)
@@ -55,20 +55,20 @@ def test_clips_in_the_folder_of_a_stage_are_never_deleted(project):
 
 
 def test_only_files_that_no_stage_made_stop_a_run(project, tmp_path):
-    assert ran(run(project, "dvc", "repro", "split")) == ["download", "probe", "split"]
+    assert ran(dvc(project, "repro", "split")) == ["download", "probe", "split"]
     made = contents(project / "data")
 
     (project / "data/videos/wave/.DS_Store").write_bytes(b"of a file browser")
     write_video(tmp_path / "clips/wave/9.avi", moving_texture(8, seed=9), codec="mjpeg")
-    assert ran(run(project, "dvc", "repro", "split")) == ["download", "probe", "split"]
+    assert ran(dvc(project, "repro", "split")) == ["download", "probe", "split"]
 
     (project / "dvc.lock").unlink()  # as if DVC had been killed before it recorded the outputs
     shutil.rmtree(project / ".dvc/cache/files")
-    assert ran(run(project, "dvc", "repro", "split")) == ["download", "probe", "split"]
+    assert ran(dvc(project, "repro", "split")) == ["download", "probe", "split"]
 
     shutil.rmtree(project / ".dvc/cache")  # to save space: the outputs still are what dvc.lock records
     (tmp_path / "clips/wave/9.avi").unlink()
-    assert ran(run(project, "dvc", "repro", "split")) == ["download", "probe", "split"]
+    assert ran(dvc(project, "repro", "split")) == ["download", "probe", "split"]
     assert contents(project / "data") == made
 
     (project / "data/splits/mine.csv").write_text("my own split")
@@ -78,7 +78,7 @@ def test_only_files_that_no_stage_made_stop_a_run(project, tmp_path):
     refused(project, "'data/splits/1.csv': not made by a stage")
     assert (project / "data/splits/1.csv").read_text() == "my own split"
     (project / "data/splits/1.csv").unlink()
-    assert ran(run(project, "dvc", "repro", "split")) == ["split"]
+    assert ran(dvc(project, "repro", "split")) == ["split"]
     assert contents(project / "data") == made
 
 

@@ -16,6 +16,7 @@ import pytest
 from miniature import (
     ENVIRONMENT,
     STOPPED,
+    dvc,
     interrupted,
     make_project,
     miniature,
@@ -87,7 +88,7 @@ def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_an
     done = len(re.findall(r"epoch \d/5:", second))
     assert done < 5, "killed too late to mean anything"
 
-    output = run(clone, "dvc", "repro")
+    output = dvc(clone, "repro")
     assert f"spatial: going on after epoch {done}\n" in output
     assert len(re.findall(r"epoch \d/5:", output)) == 5 - done
     assert (clone / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
@@ -99,7 +100,7 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_no_process_behin
     values["dataset"]["demo"].update(frames=25, width=160, height=120)
     values["flow"]["tvl1"]["preset"] = "accurate"  # slow enough to be killed in the middle
     project = make_project(tmp_path / "project", values)
-    run(project, "dvc", "repro", "probe")
+    dvc(project, "repro", "probe")
     index = project / ".dvc" / "cache" / "twostream" / "index"
     # One of these shells replaces itself by the stage, the other waits for it.
     for bound, shell in enumerate(["/bin/sh", shutil.which("bash") or "/bin/sh"], start=8):
@@ -114,7 +115,7 @@ def test_a_kill_in_extraction_loses_no_finished_clip_and_leaves_no_process_behin
         wait(lambda: not processes_in(project))
         finished = _count(index) - before
         assert finished < 36, "killed too late to mean anything"
-        output = run(project, "dvc", "repro", "extract_flow")
+        output = dvc(project, "repro", "extract_flow")
         assert f"flow: 36 clips, {36 - finished} extracted, {finished} from the cache" in output
         assert len(list((project / "data" / "flow").rglob("*.zip"))) == 36
 
@@ -123,7 +124,7 @@ def test_a_wrong_parameter_is_one_line_and_no_stage_starts_work(built):
     before = (built / "params.yaml").read_text()
     try:
         set_values(built, "flow", bound=-1)
-        output = run(built, "dvc", "repro", "extract_flow", check=False)
+        output = dvc(built, "repro", "extract_flow", check=False)
     finally:
         (built / "params.yaml").write_text(before)
     assert "ERROR: params.yaml: flow.bound: -1" in output and "Traceback" not in output

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import moving_texture, write_video
-from miniature import make_project, run
+from miniature import dvc, make_project, run
 
 pytestmark = pytest.mark.slow
 STAGES = ("extract_rgb", "extract_flow")
@@ -32,7 +32,7 @@ def first(tmp_path_factory, demo_values) -> Path:
     values["dataset"].update(name="folder", source=str(top / "clips"), splits=[1])
     values["flow"]["method"] = "dis"
     project = make_project(top / "project", values)
-    run(project, "dvc", "repro", *STAGES)
+    dvc(project, "repro", *STAGES)
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "extracted")
     return project

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -60,15 +61,24 @@ def fit_head(
     """
     out_of_fold = np.zeros((len(STRENGTHS), len(labels), classes), np.float32)
     best = len(STRENGTHS) // 2
-    if folds := _folds(labels, groups, seed):
-        for train, rest in folds:
-            fits = _fit(features[train], labels[train], classes, STRENGTHS, balanced)
-            out_of_fold[:, rest] = [apply_head(*fit, features[rest]) for fit in fits]
-        best = int(np.argmin([log_loss(logits, labels) for logits in out_of_fold]))
-    else:
-        print("head: the training clips are of a single group, so its strength cannot be chosen")
-    ((weight, bias),) = _fit(features, labels, classes, STRENGTHS[best : best + 1], balanced)
+    with _one_thread():
+        if folds := _folds(labels, groups, seed):
+            for train, rest in folds:
+                fits = _fit(features[train], labels[train], classes, STRENGTHS, balanced)
+                out_of_fold[:, rest] = [apply_head(*fit, features[rest]) for fit in fits]
+            best = int(np.argmin([log_loss(logits, labels) for logits in out_of_fold]))
+        else:
+            print("head: the training clips are of a single group, so its strength cannot be chosen")
+        ((weight, bias),) = _fit(features, labels, classes, STRENGTHS[best : best + 1], balanced)
     return Head(weight, bias, STRENGTHS[best], out_of_fold[best])
+
+
+def _one_thread() -> AbstractContextManager:
+    """Return a context in which BLAS has one thread: on matrices this small, several spend their time in waiting."""
+    import sklearn.linear_model  # noqa: F401  threads are limited of libraries that are loaded
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
