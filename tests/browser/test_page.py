@@ -76,6 +76,27 @@ def test_a_click_on_a_chart_goes_to_that_time(page, uploads, video):
         assert page.locator("#video").evaluate("v => v.currentTime") == pytest.approx(1.5, abs=0.05)
 
 
+def test_events_stand_below_the_labels_of_a_file(page, seen, uploads, video, tmp_path):
+    with serving(StandIn(), uploads) as site:
+        predict(page, site.url, video)
+        assert page.locator("#events .what").all_text_contents() == ["Prediction"]
+        predicted = page.locator("#events .track i").count()
+        assert predicted > 0
+        for name, content in (
+            ("a.vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nwave\n\n00:00:02.000 --> 00:00:03.000\njump\n"),
+            ("a.csv", "video,start,end,label\na.mp4,0,1.5,wave\na.mp4,2,3,jump\n"),
+        ):
+            (tmp_path / name).write_text(content)
+            page.locator("#truth").set_input_files(tmp_path / name)
+            page.get_by_text("Truth").wait_for()
+            assert page.locator("#events .what").all_text_contents() == ["Truth", "Prediction"]
+            bars = page.locator("#events .track").first.locator("i")
+            assert bars.all_text_contents() == ["wave", "jump"]
+            assert bars.first.evaluate("bar => [bar.style.left, bar.style.width]") == ["0%", "50%"]
+        page.screenshot(path=tmp_path / "events.png", full_page=True)
+    assert seen.errors == []
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_fits_a_phone(new_page, seen, uploads, video, dark, tmp_path):
     page = new_page(400, 800, dark)

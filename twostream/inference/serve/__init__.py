@@ -33,13 +33,16 @@ def serve(
     """
     import uvicorn
 
+    from twostream.fusion.events import read_settings
     from twostream.inference.predict import Predictor
     from twostream.inference.serve.app import make_app
 
     with _listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="twostream-serve-") as folder:
         print("Loading the models ...", flush=True)
         predictor = Predictor(models, split)
-        app = make_app(predictor, Path(folder), host=host, max_megabytes=max_megabytes, max_seconds=max_seconds)
+        events = read_settings(models / f"events-{split}.json")
+        limits = {"max_megabytes": max_megabytes, "max_seconds": max_seconds}
+        app = make_app(predictor, Path(folder), host=host, **limits, event_settings=events)
 
         class Server(uvicorn.Server):
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -26,6 +26,7 @@ from twostream.inference.serve.prediction import describe, make_work
 from twostream.report.charts import THEME
 
 if TYPE_CHECKING:
+    from twostream.fusion.events import EventSettings
     from twostream.inference.predict import Predictor
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.2, 600.0  # seconds
@@ -35,7 +36,15 @@ _POLL = 0.1  # seconds between looks at a job: fast enough to look live, and the
 _STALLED = 30.0  # seconds without a byte of an upload
 
 
-def make_app(predictor: Predictor, folder: Path, *, host: str, max_megabytes: float, max_seconds: float) -> Starlette:
+def make_app(
+    predictor: Predictor,
+    folder: Path,
+    *,
+    host: str,
+    max_megabytes: float,
+    max_seconds: float,
+    event_settings: EventSettings | None = None,
+) -> Starlette:
     """Return the application; `app.state.jobs` are its :class:`twostream.inference.serve.jobs.Jobs`.
 
     Args:
@@ -44,8 +53,9 @@ def make_app(predictor: Predictor, folder: Path, *, host: str, max_megabytes: fl
         host: the name or address that it is served on; see `Guard`.
         max_megabytes: of an upload (10^6 bytes), counted as it arrives.
         max_seconds: of a video.
+        event_settings: how events are found; None for the usual thresholds.
     """
-    jobs = Jobs(folder, make_work(predictor, max_seconds))
+    jobs = Jobs(folder, make_work(predictor, max_seconds, event_settings))
     endpoints = _Endpoints(jobs, int(max_megabytes * 1e6))
     about = describe(predictor) | {"max_bytes": endpoints.max_bytes, "max_seconds": max_seconds}
     wheel = cv2.imencode(".png", color_wheel(240)[..., ::-1])[1].tobytes()

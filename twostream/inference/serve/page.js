@@ -19,6 +19,7 @@ const megabytes = (bytes) => `${+(bytes / 1e6).toFixed(1)} MB`;
 let model = null; // from the server: classes, sources (the streams and the fusion), limits
 let job = null; // the video that is sent, predicted or shown
 let shown = { windows: [], overall: null, length: 0, current: -1, cursors: [] };
+let truth = []; // events of a file that the visitor chose
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -110,6 +111,7 @@ async function finish(mine, result) {
   mine.events.close();
   shown.overall = result.overall;
   shown.length = result.seconds;
+  shown.events = result.events;
   at("warning").textContent = result.warning;
   at("warning").hidden = !result.warning;
   const video = await fetchVideo(mine.id);
@@ -187,6 +189,7 @@ function clear() {
   if (job?.video) URL.revokeObjectURL(job.video);
   job = null;
   shown = { windows: [], overall: null, length: 0, current: -1, cursors: [] };
+  [truth, at("truth").value] = [[], ""];
   at("video").removeAttribute("src");
   at("video").load();
   for (const id of ["results", "playback", "problem", "warning"]) at(id).hidden = true;
@@ -220,6 +223,7 @@ function draw() {
   shown.cursors = [];
   at("charts").replaceChildren(...model.sources.map((source) => chart(source, overall[source.name])));
   fillTable();
+  drawEvents();
   shown.current = -1;
   followTime();
 }
@@ -276,6 +280,53 @@ function row({ name, label }, index, mean) {
   shown.cursors.push(cursor);
   const parts = [className(index, "what"), drawing("svg", box, area, cursor), text("span", percent(mean), "value")];
   return element("div", { className: "row" }, ...parts);
+}
+
+// --- events: the truth above the prediction ----------------------------------------------------------------------
+
+function drawEvents() {
+  at("timeline").hidden = shown.windows.length < 2 || !shown.events;
+  if (at("timeline").hidden) return;
+  const rows = [track("Prediction", shown.events, "fusion")];
+  if (truth.length) rows.unshift(track("Truth", truth, "rgb"));
+  at("events").replaceChildren(...rows);
+}
+
+function track(name, events, token) {
+  const bars = events.map(({ start, end, class: label, confidence }) => {
+    const words = confidence === undefined ? label : `${label} ${percent(confidence)}`;
+    const bar = element("i", { textContent: words, title: `${words}, ${seconds(start)} to ${seconds(end)}` });
+    bar.style.left = `${(100 * start) / shown.length}%`;
+    bar.style.width = `${(100 * (end - start)) / shown.length}%`;
+    return bar;
+  });
+  const count = text("span", String(events.length), "value");
+  const row = element("div", { className: "row" }, text("span", name, "what"), element("div", { className: "track" }, ...bars), count);
+  return element("div", { className: `b-${token}` }, row);
+}
+
+async function readTruth() {
+  const [file] = at("truth").files;
+  const content = file ? await file.text() : "";
+  truth = content.startsWith("WEBVTT") ? fromSubtitles(content) : fromTable(content);
+  drawEvents();
+}
+
+function fromSubtitles(content) {
+  const time = (words) => words.split(":").reduce((sum, part) => 60 * sum + Number(part.replace(",", ".")), 0);
+  return [...content.matchAll(/^([\d:.,]+) --> ([\d:.,]+).*\n(.*)/gm)].map(([, start, end, label]) => ({
+    start: time(start),
+    end: time(end),
+    class: label,
+  }));
+}
+
+function fromTable(content) {
+  const [head, ...lines] = content.trim().split(/\r?\n/).map((line) => line.split(/[,;\t]/));
+  const column = (...names) => head.findIndex((name) => names.includes(name.trim().toLowerCase()));
+  const [start, end, label] = [column("start"), column("end"), column("label", "class")];
+  const rows = lines.map((cells) => ({ start: Number(cells[start]), end: Number(cells[end]), class: cells[label] ?? "" }));
+  return rows.filter((row) => row.start >= 0 && row.end > row.start);
 }
 
 function fillTable() {
@@ -335,6 +386,7 @@ function listen() {
   at("form").addEventListener("submit", (event) => event.preventDefault());
   at("file").addEventListener("change", () => at("file").files.length && send(at("file").files[0]));
   at("cancel").addEventListener("click", cancel);
+  at("truth").addEventListener("change", readTruth);
   // On the whole page: a browser opens a video that is dropped beside the field.
   addEventListener("dragover", (event) => {
     event.preventDefault();

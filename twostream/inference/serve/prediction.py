@@ -10,6 +10,8 @@ import av
 import numpy as np
 
 from twostream.errors import UserError, reason
+from twostream.fusion.events import Curves, EventSettings, find_events
+from twostream.inference.event_files import event_dict
 from twostream.inference.serve.jobs import Job
 from twostream.inference.serve.playback import Playback
 from twostream.report.charts import stream_tokens
@@ -31,8 +33,12 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     return {"classes": [visible(name) for name in predictor.classes], "sources": sources}
 
 
-def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]:
-    """Return the work of `jobs.Jobs`: predict with this predictor, refuse videos longer than `max_seconds`."""
+def make_work(predictor: Predictor, max_seconds: float, settings: EventSettings | None = None) -> Callable[[Job], None]:
+    """Return the work of `jobs.Jobs`: predict with this predictor, refuse videos longer than `max_seconds`.
+
+    Args:
+        settings: how events are found; None for the usual thresholds.
+    """
 
     def work(job: Job) -> None:
         packets = count_packets(job.upload, max_seconds, job.check)
@@ -48,11 +54,13 @@ def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]
                 frames += 1
                 job.progress = min(frames / max(packets, 1), 1.0)
 
+            fused = []
             total = {name: np.zeros(len(predictor.classes)) for name in (*predictor.streams, "fusion")}
             for window in predictor.windows(job.upload, every=job.every, on_frame=on_frame):
                 job.check()
                 probabilities = {name: window.probabilities(name) for name in total}
                 total = {name: total[name] + probabilities[name] for name in total}
+                fused.append(probabilities["fusion"])
                 span = {"start": round(window.start, 3), "end": round(window.end, 3), "frames": window.frames}
                 job.windows.append(span | {"probabilities": _rounded(probabilities)})
         job.progress = 1.0
@@ -60,11 +68,21 @@ def make_work(predictor: Predictor, max_seconds: float) -> Callable[[Job], None]
             "overall": _rounded({name: values / len(job.windows) for name, values in total.items()}),
             "seconds": job.windows[-1]["end"],
             "frames": frames,
+            "events": _events(job, np.stack(fused), predictor.classes, settings or EventSettings()),
             "full_colour_px": playback.full_colour_px,
             "warning": f"{warning[0].upper()}{warning[1:]}." if warning else "",
         }
 
     return work
+
+
+def _events(job: Job, fused: np.ndarray, classes: list[str], settings: EventSettings) -> list[dict[str, Any]]:
+    """Return the events in the windows of a job, for the page; a single window has no events."""
+    if len(fused) < 2:
+        return []
+    middles = np.array([(window["start"] + window["end"]) / 2 for window in job.windows])
+    found = find_events(Curves(middles, fused, 0.0, job.windows[-1]["end"]), classes, settings)
+    return [event_dict(event._replace(label=visible(event.label))) for event in found]
 
 
 def _rounded(probabilities: dict[str, np.ndarray]) -> dict[str, list[float]]:
