@@ -36,8 +36,8 @@ def test_outcomes_are_counted_by_family():
 @pytest.mark.parametrize(
     ("cases", "step"),
     [
-        (lambda project, rng: kills.cases(project, rng, 2), 2),
-        (lambda project, rng: disk.cases(project, rng, 1), 4),
+        (lambda project, rng: kills.cases(project, rng, 2), 3),
+        (lambda project, rng: disk.cases(project, rng, 1), 6),
         (lambda project, rng: archives.cases(project, rng, is_small=True), 12),
         (lambda project, rng: mirrors.cases(project, rng, ["breaks off once", "sends half a file as a whole one"]), 2),
         (lambda project, rng: hostile.cases(project, rng, 1), 12),
