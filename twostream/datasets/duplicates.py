@@ -34,29 +34,71 @@ _BLOCK, _PAIRS = 512, 20_000  # clips and pairs that are compared at once
 
 
 class Fingerprint:
-    """Collects the fingerprint of a video while its frames are decoded."""
+    """Collects the fingerprint of a video while its frames are decoded.
 
-    def __init__(self) -> None:
-        self._images: list[np.ndarray] = []
+    Args:
+        trusts_header: look only at the frames that are needed if the header gives the right number of frames. Where it
+            does not, :attr:`is_complete` is false at the end, and the video must be decoded again without it.
+    """
+
+    def __init__(self, trusts_header: bool = True) -> None:
+        self._images: dict[int, np.ndarray] = {}  # by the number of their frame
+        self._trusts_header = trusts_header
+        self._needed: set[int] = set()  # empty: all that _STRIDE and _MOST give
         self._stride, self._frames = _STRIDE, 0
 
     def add(self, video: Video, frame: av.VideoFrame) -> None:
         """Look at the next frame, or pass over it: at most one in six is needed, and fewer of a long video."""
-        if self._frames % self._stride == 0:
+        if self._frames == 0 and self._trusts_header:
+            self._needed = _needed_frames(_declared_frames(video))
+        if self._frames in self._needed or (not self._needed and self._frames % self._stride == 0):
             if len(self._images) == _MOST:
-                self._images, self._stride = self._images[::2], 2 * self._stride
-            self._images.append(_small(video, frame))
+                self._stride *= 2
+                self._images = {number: self._images[number] for number in self._images if number % self._stride == 0}
+            if self._frames % self._stride == 0:
+                self._images[self._frames] = _small(video, frame)
         self._frames += 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all frames that are needed were looked at."""
+        return all(number in self._images for moment in _moments(self._frames) for number in moment[:2])
 
     def text(self) -> str:
         """Return the images of evenly spread moments, [FRAMES, SIDE, SIDE], as text."""
-        seen = np.array(self._images, np.float32)
-        moments = ((np.arange(FRAMES) + 0.5) / FRAMES * self._frames - 0.5) / self._stride
-        before = np.clip(moments.astype(int), 0, len(seen) - 1)
-        after = np.minimum(before + 1, len(seen) - 1)
-        part = np.clip(moments - before, 0, 1)[:, None, None]
-        images = np.rint(seen[before] * (1 - part) + seen[after] * part).astype(np.uint8)
-        return base64.b64encode(images.tobytes()).decode("ascii")
+        images = [
+            self._images[before] * (1 - part) + self._images[after] * part
+            for before, after, part in _moments(self._frames)
+        ]
+        return base64.b64encode(np.rint(images).astype(np.uint8).tobytes()).decode("ascii")
+
+
+def _moments(frames: int) -> list[tuple[int, int, float]]:
+    """Return for each moment of a fingerprint the frames before and after it, and how near it is to the later one."""
+    stride = _STRIDE
+    while frames > stride * _MOST:
+        stride *= 2
+    last = max(frames - 1, 0) // stride
+    moments = []
+    for number in range(FRAMES):
+        place = ((number + 0.5) / FRAMES * frames - 0.5) / stride
+        before = min(max(int(place), 0), last)
+        moments.append((before * stride, min(before + 1, last) * stride, min(max(place - before, 0.0), 1.0)))
+    return moments
+
+
+def _needed_frames(declared: int) -> set[int]:
+    """Return the frames that are needed of a video with about so many; empty where the number is not known."""
+    numbers = range(declared - 1, declared + 2) if declared else ()  # headers are often wrong by one
+    return {frame for number in numbers for moment in _moments(number) for frame in moment[:2]}
+
+
+def _declared_frames(video: Video) -> int:
+    """Return the number of frames by the headers of AVI and MP4 files; others may declare none, or a rough duration."""
+    track, name = video.track, video.container.format.name
+    if name.startswith("mov") and track.duration and track.average_rate and track.time_base:
+        return round(float(track.duration * track.time_base * track.average_rate))  # without what an edit list hides
+    return track.frames if name == "avi" else 0
 
 
 def _small(video: Video, frame: av.VideoFrame) -> np.ndarray:

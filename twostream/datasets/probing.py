@@ -118,8 +118,11 @@ def _keys(sources: list[Source], workers: int) -> list[str]:
 
 def _probe_one(job: tuple[str, Source]) -> tuple[str, dict[str, Any]]:
     key, (path, span) = job
-    fingerprint = duplicates.Fingerprint()
+    fingerprint = duplicates.Fingerprint(trusts_header=span is None)
     probed = probe(path, fingerprint.add, span)
+    if probed.readable and not fingerprint.is_complete:
+        fingerprint = duplicates.Fingerprint(trusts_header=False)
+        probe(path, fingerprint.add, span)
     return key, {**asdict(probed), "fingerprint": fingerprint.text() if probed.readable else ""}
 
 
