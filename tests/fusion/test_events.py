@@ -110,9 +110,9 @@ def test_the_window_is_the_lower_quartile_of_training_events():
 
 def test_tables_of_events_come_back(tmp_path):
     rows = [
-        [1, "a/x.mp4", 0.0, 9.5, "true", 1.0, 2.0, "None", 1.0],
+        [1, "a/x.mp4", 0.0, 9.5, "truth", 1.0, 2.0, "None", 1.0],
         [1, "a/x.mp4", 0.0, 9.5, "predicted", 1.0, 2.5, "None", 0.8],
-        [1, "a/y.mp4", 3.0, 9.0, "true", 4.0, 5.0, "wave", 1.0],
+        [1, "a/y.mp4", 3.0, 9.0, "truth", 4.0, 5.0, "wave", 1.0],
     ]
     pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "one.csv", index=False)
     pd.DataFrame(columns=COLUMNS).to_csv(tmp_path / "none.csv", index=False)

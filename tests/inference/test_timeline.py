@@ -81,7 +81,7 @@ def test_events_are_found_in_test_time_and_scores_are_kept(predictor, tmp_path, 
     settings, table = measure()
     assert settings.window == 1.0 and settings.chosen
     assert list(table.columns) == COLUMNS
-    true = table[table["kind"] == "true"]
+    true = table[table["kind"] == "truth"]
     assert set(zip(true["start"], true["end"], true["class"], strict=True)) == {(4, 5, CLASSES[0]), (5, 6, CLASSES[1])}
     assert set(table["from"]) == {4.0} and set(table["to"]) == {6.0}
     monkeypatch.setattr(timeline, "sliding_windows", None)  # not needed again

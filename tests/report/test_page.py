@@ -331,7 +331,7 @@ def test_a_column_is_numeric_where_all_its_cells_are_numbers_or_dashes():
 
 def test_timelines_show_the_truth_above_the_prediction(arguments, tmp_path):
     rows = [
-        [1, "untrimmed/day.mp4", 0.0, 60.0, "true", 10.0, 20.0, HOSTILE, 1.0],
+        [1, "untrimmed/day.mp4", 0.0, 60.0, "truth", 10.0, 20.0, HOSTILE, 1.0],
         [1, "untrimmed/day.mp4", 0.0, 60.0, "predicted", 11.0, 20.0, HOSTILE, 0.9],
         [1, "untrimmed/day.mp4", 0.0, 60.0, "predicted", 30.0, 40.0, "jump", 0.5],
     ]

@@ -138,7 +138,7 @@ def event_scores(pairs: Sequence[tuple[Sequence[Event], Sequence[Event]]]) -> di
 
 
 def read_events(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read tables with :data:`COLUMNS`: `kind` is `true` or `predicted`, `from` and `to` are what was tested."""
+    """Read tables with :data:`COLUMNS`: `kind` is `truth` or `predicted`, `from` and `to` are what was tested."""
     text = dict.fromkeys(("path", "kind", "class"), "str")
     tables = [pd.read_csv(path, dtype=text, keep_default_na=False) for path in paths]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
@@ -147,7 +147,7 @@ def read_events(paths: Sequence[Path]) -> pd.DataFrame:
 def stretches_of(table: pd.DataFrame) -> Iterator[tuple[str, float, float, list[Event], list[Event]]]:
     """Yield path, start and end of each stretch of test videos in a table of events, its true and predicted events."""
     for (_, path, start, end), rows in table.groupby(["split", "path", "from", "to"]):
-        sides = (rows[rows["kind"] == kind] for kind in ("true", "predicted"))
+        sides = (rows[rows["kind"] == kind] for kind in ("truth", "predicted"))
         columns = ["start", "end", "class", "confidence"]
         true, predicted = ([Event(*row) for row in side[columns].itertuples(index=False)] for side in sides)
         yield str(path), float(start), float(end), true, predicted

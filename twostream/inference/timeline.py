@@ -95,7 +95,7 @@ def measure_events(
         [split, one.path, one.start, one.end, kind, *event]
         for one, curve in pairs
         if one.subset == "test"
-        for kind, events in (("true", one.truth), ("predicted", find_events(curve, predictor.classes, settings)))
+        for kind, events in (("truth", one.truth), ("predicted", find_events(curve, predictor.classes, settings)))
         for event in events
     ]
     return settings, pd.DataFrame(rows, columns=COLUMNS).round(3)
