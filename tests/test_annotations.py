@@ -242,7 +242,7 @@ def test_background_is_unlabelled_time(videos, tmp_path):
     assert 3 <= len(pieces) <= len(SEGMENTS)
     for row in pieces:
         start, end = float(row["start"]), float(row["end"])
-        assert end - start == pytest.approx(60 / RATE, abs=0.05)  # the median
+        assert 30 / RATE - 0.05 < end - start < 60 / RATE + 0.05  # from half the median to the median
         assert not [
             one
             for one in SEGMENTS

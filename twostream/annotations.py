@@ -338,7 +338,10 @@ def _find_video(mark: Mark, file: Path, found: list[Path], videos: Path) -> Path
 
 
 def _unlabelled(segments: list[Segment], videos: Path, label: str) -> list[Segment]:
-    """Return pieces of the time without labels, as long as the median segment and at most as many as segments."""
+    """Return pieces of the time without labels, at most as many as segments.
+
+    They are as long as the median segment; a gap of at least half its length is one piece.
+    """
     length = statistics.median(end - start for _, (start, end), _ in segments)
     pieces: list[Segment] = []
     for path in dict.fromkeys(segment.path for segment in segments):
@@ -348,18 +351,19 @@ def _unlabelled(segments: list[Segment], videos: Path, label: str) -> list[Segme
             reached = max(reached, end)
         free.append((reached, duration(videos / path)))
         for start, end in free:
-            count = int((end - start) / length)
-            margin = (end - start - count * length) / 2
-            times = [start + margin + number * length for number in range(count)]
+            count = int((end - start) / length) or int(end - start >= length / 2)
+            piece = min(length, end - start)
+            margin = (end - start - count * piece) / 2
+            times = [start + margin + number * piece for number in range(count)]
             pieces += [
                 Segment(path, span, label)
                 for time in times
-                if (span := find_span(videos / path, seconds_text(time), seconds_text(time + length)))
+                if (span := find_span(videos / path, seconds_text(time), seconds_text(time + piece)))
             ]
     if not pieces:
         raise UserError(
-            f"--background: no unlabelled time is as long as the median segment, {length:.2f} s; leave it out, or add "
-            "videos in which nothing happens for a while"
+            f"--background: no unlabelled time is half as long as the median segment, {length:.2f} s; leave it out, or "
+            "add videos in which nothing happens for a while"
         )
     step = max(1.0, len(pieces) / len(segments))
     return [pieces[int(number * step)] for number in range(int(len(pieces) / step))]
