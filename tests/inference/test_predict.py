@@ -54,7 +54,7 @@ def _project(folder: Path, demo_values: dict, flow_frames: int, mode: str) -> tu
     for i, label in enumerate([CLASSES[0]] * 2 + [CLASSES[1]] * 2):
         frames = moving_texture(9 + 4 * i, height=60 + 16 * (i % 2), width=70 + 10 * i, seed=i)
         write_video(folder / "data/videos" / label / f"clip [{i}].avi", frames)
-        rows.append([f"{label}/clip [{i}]", f"{label}/clip [{i}].avi", label, "g", len(frames), 25.0, 0, 0, "ok", ""])
+        rows.append([f"{label}/clip [{i}]", f"{label}/clip [{i}].avi", label, "g", len(frames), 25.0, 64, 48, "ok", ""])
     clips = pd.DataFrame(rows, columns=CLIP_COLUMNS)
     write_table(clips, folder / "data/clips.csv")
     splits = pd.DataFrame({"clip_id": clips["clip_id"], "subset": ["val", "test"] * 2})
@@ -167,7 +167,7 @@ def test_only_a_few_frames_are_alive_however_long_the_video(predictor, monkeypat
     class Frame(np.ndarray):
         __hash__ = object.__hash__
 
-    def frames(_, pixel_format="rgb24"):
+    def frames(_, pixel_format="rgb24", span=None):
         nonlocal most
         shape = (600, 40, 40) if pixel_format == "gray" else (600, 40, 40, 3)
         for image in np.random.default_rng(0).integers(0, 256, shape, np.uint8):
