@@ -119,6 +119,8 @@ def _correct_clips(args: argparse.Namespace, seed: int, threads: int, bar: tqdm)
     """Return, by switch and stream, which test clips are classified correctly."""
     work = args.work / f"seed-{seed}"
     copy_project(work)
+    # One cache for all seeds: clips are extracted, and seen by frozen networks, once.
+    (work / ".dvc/config.local").write_text("[cache]\n    dir = ../../cache\n")
     for weights in filter(None, (args.weights, args.kinetics)):
         linked = work / "data/weights" / weights.name
         if not linked.exists():
