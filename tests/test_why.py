@@ -33,7 +33,7 @@ def test_a_parameter_is_listed_with_both_values_and_its_cost(project):
     assert lines[0] == "train_flow@flow3d-1: 1 stream to train from epoch 1 of 1"
     assert lines[1] == "  streams.flow3d.lr: 0.001 -> 0.02"
     assert lines[2] == "evaluate: known when train_flow@flow3d-1 has run"
-    assert lines[-1] == "then, if their inputs change: score_flow@flow3d-1, fuse@1"
+    assert lines[-1] == "then, if their inputs change: score_flow@flow3d-1, fuse@1, events@1"
 
 
 def test_stages_of_one_kind_with_the_same_changes_share_a_block(project):
@@ -88,9 +88,7 @@ def test_clips_in_the_cache_and_clips_to_extract_are_counted(project):
 
 def test_outputs_that_are_gone_come_from_the_cache(project):
     shutil.rmtree(project.folder / "data/rgb")
-    assert _why(project, "extract_rgb") == (
-        "extract_rgb: nothing, DVC has the outputs of an earlier run\n  data/rgb: is missing\n"
-    )
+    assert _why(project, "extract_rgb") == ("extract_rgb: all from the cache\n  data/rgb: is missing\n")
 
 
 def test_a_value_set_back_costs_nothing(project):

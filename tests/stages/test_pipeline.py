@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from miniature import (
     ENVIRONMENT,
     STOPPED,
@@ -91,7 +92,8 @@ def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_an
     output = dvc(clone, "repro")
     assert f"spatial: going on after epoch {done}\n" in output
     assert len(re.findall(r"epoch \d/5:", output)) == 5 - done
-    assert (clone / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
+    first, second = (yaml.safe_load((project / "dvc.lock").read_text()) for project in (built, clone))
+    assert first == second  # with the digest of every output
     assert (clone / "metrics" / "report.html").read_bytes() == (built / "metrics" / "report.html").read_bytes()
 
 
