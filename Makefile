@@ -1,7 +1,7 @@
 # make demo: set everything up and run the whole pipeline on the generated data set. make test: set up, lint, test.
 PYTHON ?= python3
 BIN := .venv/bin
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-fast torture lint clean
