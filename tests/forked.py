@@ -66,6 +66,10 @@ def _make_dvc_fast() -> None:
 
     run._run = _run_stage
     _yaml.parse_yaml = _yaml.parse_yaml_for_update = strictyaml.parse_yaml = parse
+    # As DVC's own library writes them: dvc.lock must not depend on which of the two wrote it.
+    yaml.CSafeDumper.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "")
+    )
     yaml.CSafeDumper.add_representer(OrderedDict, lambda dumper, data: dumper.represent_dict(data.items()))
     _yaml._dump = lambda data, stream: yaml.dump(data, stream, yaml.CSafeDumper, sort_keys=False)
 
