@@ -18,7 +18,7 @@ test: .venv/installed lint
 test-fast: .venv/installed
 	python -m pytest $(PARALLEL) -m "not slow"
 
-# Kills, full disks, damaged caches, hostile files and servers: about 15 minutes, and a table of what became of them.
+# Kills, full disks, damaged caches, hostile files and servers; ends with a table of what became of them.
 torture: .venv/installed
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests python -m torture
 

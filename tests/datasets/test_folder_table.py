@@ -52,7 +52,7 @@ FORMS = {
     "dots": text([[f"./{row[0]}", *row[1:]] for row in ROWS]),
     "the name of the source first": text([[f"in/{row[0]}", *row[1:]] for row in ROWS]),
     "names in the folder of their class": text([[row[0].split("/")[1], *row[1:]] for row in ROWS]),
-    "characters that nobody sees": text([[f"{row[0]}\u200b", *row[1:]] for row in ROWS], ["\ufeffpath", *HEADER[1:]]),
+    "invisible characters": text([[f"{row[0]}\u200b", *row[1:]] for row in ROWS], ["\ufeffpath", *HEADER[1:]]),
     "another order": text([row[::-1] for row in ROWS], header=HEADER[::-1]),
     "blank lines": "\n" + text().replace("\n", "\n\n,,,\n"),
     "surplus fields": text([[*row, "", ""] for row in ROWS], header=[*HEADER, "", ""]),

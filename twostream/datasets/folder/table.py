@@ -18,7 +18,7 @@ COLUMNS = ("path", "class", "group", "split")
 TIMES = ("start", "end")  # of a clip that is a span of its video
 _KNOWN = (*COLUMNS, *TIMES)
 DELIMITERS = ",;\t|"
-_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060"  # characters that nobody sees, which spreadsheets and web pages leave behind
+_UNSEEN = "\ufeff\u200b\u200e\u200f\u2060"  # invisible characters that spreadsheets and web pages leave behind
 
 # What people call the columns. A table that has one of these names in place of the column itself is refused.
 _OTHER_NAMES = {
