@@ -9,7 +9,8 @@ import pytest
 from twostream.profiles import load_profile
 
 # Of several test processes each computes on one thread, or they would wait for one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@example.org",
     "DVC_NO_ANALYTICS": "1",
+    "OMP_NUM_THREADS": "1",  # as `forked.py` has it: the number decides the order of sums, and so the bytes
 }
 
 

@@ -97,4 +97,5 @@ def test_another_network_or_another_solver_does_not_count():
 
 def test_an_import_for_type_checking_does_not_count():
     raft = _names(method_files("raft", "cpu"))
-    assert raft == {f"twostream/{name}.py" for name in ("flow/__init__", "flow/methods/raft", "networks/weight_files")}
+    names = ("flow/__init__", "flow/batch", "flow/methods/raft", "networks/weight_files")
+    assert raft == {f"twostream/{name}.py" for name in names}
