@@ -78,6 +78,8 @@ def _run(folder: Path, environment: dict[str, str], command: tuple[str, ...]) ->
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # it reads its settings from the environment when it is imported
     sys.argv = list(command)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 

@@ -18,7 +18,7 @@ from twostream.video.probe import probe
 @pytest.mark.slow
 def test_models_lists_every_network_with_its_parameters(capsys):
     main(["models"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:-1]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:-2]]
     counts = {(name, modality): count for name, modality, _, count in rows}
     assert counts["cnn3d_v1", "rgb"] == "1,125,555"
     assert counts["cnn3d_v2", "rgb"] == "325,875"
@@ -170,7 +170,7 @@ def test_help_has_a_line_per_command_and_imports_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True, env=env)
     lines = run.stdout.splitlines()
     commands = [line.split()[0] for line in lines[lines.index("commands:") + 2 :]]
-    expected = "profile import doctor check why models weights results predict serve flow export completion"
+    expected = "profile import doctor check why cache models weights train results predict serve flow export completion"
     assert commands == expected.split()
 
 
