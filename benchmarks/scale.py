@@ -70,7 +70,7 @@ def _measure(top: Path, count: int) -> Iterator[tuple[str, Cost]]:
     shutil.rmtree(top, ignore_errors=True)
     make_clips(clips, range(count))
     copy_project(project)
-    (project / "params.yaml").write_text(yaml.safe_dump(_parameters(clips), sort_keys=False))
+    _write_parameters(project, clips, "weighted")
 
     def step(name: str, *command: str) -> tuple[str, Cost]:
         cost = _cost(project, command)
@@ -83,9 +83,12 @@ def _measure(top: Path, count: int) -> Iterator[tuple[str, Cost]]:
     for stage in ("extract_rgb", "extract_flow"):
         yield step(f"{stage}, from the cache", *one, "--force", "--no-run-cache", stage)
     yield step("training and scores", "dvc", "repro", "score_rgb", "score_flow")
-    for stage in ("fuse", "evaluate", "report"):
-        yield step(stage, *one, *(["fuse@1"] if stage == "fuse" else [stage]))
+    for stage in ("fuse@1", "events@1", "evaluate", "report"):
+        yield step(stage.partition("@")[0], *one, stage)
     yield step("no-op dvc repro", "dvc", "repro")
+    for name, method in {"another fusion method": "average", "the fusion method set back": "weighted"}.items():
+        _write_parameters(project, clips, method)
+        yield step(name, "dvc", "repro")
     make_clips(clips, range(count, count + 1))
     stages = ("explore", "split", "extract_rgb", "extract_flow")
     yield step("one clip more, up to training", "dvc", "repro", *stages)
@@ -117,7 +120,7 @@ def _make_clip(folder: Path, number: int) -> None:
         container.mux(stream.encode())
 
 
-def _parameters(clips: Path) -> dict:
+def _write_parameters(project: Path, clips: Path, fusion: str) -> None:
     values = copy.deepcopy(load_profile("demo"))
     stream = {**values["streams"]["temporal"], "size": 16, "epochs": 1, "batch_size": 64}
     stream["sampling"] = {"mode": "uniform", "segments": 1, "frames": 1, "stride": 1}
@@ -127,8 +130,8 @@ def _parameters(clips: Path) -> dict:
     values["train"].update(rgb=["rgb"], flow=["flow"])
     values["streams"] = {"rgb": stream, "flow": stream}
     values["score"].update(segments=1, flip=False)
-    values["fusion"].update(streams=["rgb", "flow"])
-    return values
+    values["fusion"].update(streams=["rgb", "flow"], method=fusion)
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def _cost(project: Path, command: tuple[str, ...]) -> Cost:

@@ -24,16 +24,22 @@ def _names(files) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in import_closure(files)}
 
 
-def _loaded(script: str) -> set[str]:
-    """The modules of the library that a script loads in a process of its own."""
-    script += """
+def _loaded(*parts: str) -> list[set[str]]:
+    """The modules of the library that are loaded after each part of a script, in a process of its own."""
+    show = """
 import sys
 for module in list(sys.modules.values()):
     if module.__name__.startswith("twostream.") and not module.__file__.endswith("__init__.py"):
         print(module.__file__)
+print("END OF PART")
 """
+    script = "".join(part + show for part in parts)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
-    files = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.splitlines() if line.startswith(str(ROOT))}
+    return [_in_outputs(printed.splitlines()) for printed in done.stdout.split("END OF PART")[:-1]]
+
+
+def _in_outputs(lines: list[str]) -> set[str]:
+    files = {Path(line).relative_to(ROOT).as_posix() for line in lines if line.startswith(str(ROOT))}
     return {file for file in files if not any(file == name or file.startswith(f"{name}/") for name in NOT_IN_OUTPUTS)}
 
 
@@ -46,15 +52,13 @@ from twostream.networks.registry import create_model
 given = dict(modality="rgb", classes=2, frames=16, input_size=64)
 network = create_model({network!r}, **given)
 """
-    files = network_files(network, "none")
-    assert _loaded(building) == _names([ROOT / "twostream/networks/registry.py", *files])
     loading = f"""
 base = getattr(network.network, "backbone", network.network)
 torch.save(base.state_dict(), {str(tmp_path / "w.pth")!r})
 create_model({network!r}, **given, weights={str(tmp_path / "w.pth")!r})
 """
-    loaded = _loaded(building + loading)
-    assert loaded == _names([ROOT / "twostream/networks/registry.py", *network_files(network, "a path")])
+    for loaded, weights in zip(_loaded(building, loading), ("none", "a path"), strict=True):
+        assert loaded == _names([ROOT / "twostream/networks/registry.py", *network_files(network, weights)])
 
 
 @pytest.mark.slow
@@ -74,7 +78,7 @@ except Exception as error:
     assert "weights" in str(error), error
 """
     named = _names([ROOT / "twostream/clipstore/flow.py", *method_files(method, "cpu")])
-    assert _loaded(script) == {file for file in named if not file.endswith("__init__.py")}
+    assert _loaded(script) == [{file for file in named if not file.endswith("__init__.py")}]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -19,6 +19,7 @@ from twostream.errors import UserError
 from twostream.networks.registry import create_model
 from twostream.params import Runtime, Score, parse_params
 from twostream.streams import features
+from twostream.streams.frozen import OnUnitLength
 from twostream.streams.head import STRENGTHS, fit_head
 from twostream.streams.scoring import score_clips
 from twostream.streams.task import Task
@@ -73,6 +74,22 @@ def test_a_head_is_an_ordinary_model_folder_and_its_scores_are_the_networks_logi
     assert (logits.argmax(1) == [example.label for example in test]).mean() > 0.6
     network = TrainedStream(model, "cpu")
     assert np.abs(np.stack(list(network.score(test, OTHER_PROTOCOL, 1))) - logits).max() < 1e-4 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "axes"),
+    [
+        (torch.nn.Linear(6, 3), (2, 6), ()),
+        (torch.nn.Linear(6, 3), (2, 5, 6), (1,)),
+        (torch.nn.Conv3d(6, 3, 1), (2, 6, 4, 2, 2), (2, 3, 4)),
+    ],
+    ids=["features", "tokens", "a volume"],
+)
+def test_a_head_gets_the_mean_of_what_enters_it_at_length_1(layer, shape, axes):
+    entered = torch.rand(shape)
+    mean = entered.mean(axes) if axes else entered
+    expected = mean / mean.square().sum(1, keepdim=True).sqrt() @ layer.weight.view(3, 6).T + layer.bias
+    torch.testing.assert_close(OnUnitLength(layer)(entered).flatten(1), expected)
 
 
 def test_training_clips_are_scored_by_heads_that_have_not_seen_their_group(task, tmp_path):

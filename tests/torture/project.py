@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,10 @@ STATES = {  # by name, the stages that have run
     "built": (),
 }
 OUTPUTS = ("data", "models", "metrics")
+CUT_SHORT = {  # what DVC says of a file that it wrote in place, and the file
+    "Unable to read RWLock-file": ".dvc/tmp/rwlock",
+    "dvc.lock' validation failed": "dvc.lock",
+}
 
 
 class Project:
@@ -98,9 +103,23 @@ class Project:
             pass
         return begun.process.exitcode or 0, begun.output
 
-    def finish(self, *targets: str) -> str:
-        """Run `dvc repro`, which has to succeed, and return its output."""
+    def finish(self, *targets: str, moves_files: bool = False) -> str:
+        """Run `dvc repro`, which has to succeed, and return its output.
+
+        DVC writes two files in place. Where a kill or a full disk has cut one short, DVC says so, and the remedy of
+        docs/reruns.md has to be enough: the lock file that git has (here none), and no list of running stages.
+
+        Args:
+            moves_files: also do what a stage asks for where a file in its output is not what it wrote.
+        """
         code, output = self.run("dvc", "repro", *targets)
+        for message, file in CUT_SHORT.items():
+            if code and message in output:
+                (self.folder / file).unlink()
+                code, output = self.run("dvc", "repro", *targets)
+        while code and moves_files and (foreign := re.search(r"ERROR: '([^']+)'.*: not made by a stage", output)):
+            (self.folder / foreign[1]).unlink()
+            code, output = self.run("dvc", "repro", *targets)
         if code:
             raise Lost(f"dvc repro failed: {output[-600:]!r}")
         return output

@@ -72,6 +72,7 @@ def create_model(
     dropout: float = 0.0,
     weights: str = "none",
     input_size: int,
+    is_known: bool = False,
 ) -> SegmentConsensus:
     """Build a network for views of `frames` frames of `input_size` x `input_size` pixels.
 
@@ -86,6 +87,7 @@ def create_model(
             is adapted to other channels, and a classifier of another size starts at random. An inflated network takes
             the weights of its 2D network or its own; without weights, the random weights of its 2D network are
             inflated.
+        is_known: the network was trained on this input, so it need not be tried, which takes two seconds of imports.
 
     Raises:
         UserError: no such model, an input it cannot take, weights that are missing, cannot be fetched or do not fit.
@@ -96,7 +98,8 @@ def create_model(
         raise UserError(str(error)) from None
     channels = CHANNELS[modality]
     base = _build_base(name, channels, classes, frames, dropout, input_size)
-    _check_input(name, base, channels, frames, input_size)
+    if not is_known:
+        _check_input(name, base, channels, frames, input_size)
     if weights == "none":
         network = _on_volumes(name, base)
         return SegmentConsensus(network, _normalisation(name, modality), _prefixed(base, network, base.classifier), [])

@@ -65,7 +65,8 @@ def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arith
     """
     _quiet_lightning()
     pl.seed_everything(task.seed, verbose=False)
-    # Deterministic algorithms come with a debugging aid that fills new tensors with NaN, at 6 to 17 % of a CPU step.
+    # Deterministic algorithms come with a debugging aid that fills new tensors with NaN: up to 5 % of a CPU step,
+    # by benchmarks/training_step.py.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     module = _Module(task)
     epochs = _Epochs(task, state, curves)

@@ -1,4 +1,8 @@
-"""Features of clips from a frozen network: what enters its classifier, the mean over time, space and views."""
+"""Features of clips from a frozen network: what enters its classifier, the mean over time and space, at length 1.
+
+Out of fold on 150 real clips, features of length 1 lower the log-loss of a head on frames from 0.363 to 0.350, and of
+the sum with one on flow from 0.314 to 0.296: how strongly a network responds to a clip says little about its class.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from twostream.core.allocator import keep_freed_memory
 from twostream.errors import UserError
@@ -35,9 +40,9 @@ def compute_features(
 ) -> Iterator[np.ndarray]:
     """Yield the features of each clip, float32 [F], in order.
 
-    The views are those of :func:`config.head_protocol`. A linear classifier on the features gives the mean of the
-    network's logits over these views, because it commutes with a mean. On a CPU one clip at a time: its features then
-    do not depend on which other clips are computed with it.
+    The features are the mean over the views of :func:`config.head_protocol`. A linear classifier on them gives the mean
+    of its logits over these views, because it commutes with a mean. On a CPU one clip at a time: its features then do
+    not depend on which other clips are computed with it.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -46,7 +51,8 @@ def compute_features(
     """
     inputs: list[torch.Tensor] = []
     layer = classifier_layer(model)
-    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    (name,) = model.classifier
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     protocol, open_clip = head_protocol(settings.sampling), opener(settings.input)
     views = ScoringViews(list(examples), settings.sampling, protocol, settings.size, settings.demean, open_clip)
     batch_size = 1 if device.type == "cpu" else 16
@@ -58,11 +64,10 @@ def compute_features(
                     model(normalise(part.to(device, non_blocking=True), **normalisation))
             entered = torch.cat(inputs)
             inputs.clear()
-            features = entered.flatten(1, -2).mean(1) if isinstance(layer, nn.Linear) and entered.ndim > 2 else entered
-            features = features.flatten(2).mean(2) if features.ndim > 2 else features  # [B*V, F]
+            features = _unit_length(layer, entered.float())  # [B*V, F]
             if number == 0 and device.type == "cpu":
                 keep_freed_memory()  # after a batch, when the process is as large as it gets
-            yield from features.float().unflatten(0, (clips, count)).mean(1).cpu().numpy()
+            yield from features.unflatten(0, (clips, count)).mean(1).cpu().numpy()
     finally:
         hook.remove()
 
@@ -74,9 +79,32 @@ def classifier_layer(model: SegmentConsensus) -> nn.Linear | nn.Conv2d | nn.Conv
         UserError: the network does not end in a single linear layer, so no head can take its place.
     """
     layers = [model.get_submodule(name) for name in model.classifier]
+    layers = [layer.layer if isinstance(layer, OnUnitLength) else layer for layer in layers]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear | nn.Conv2d | nn.Conv3d) or layers[0].bias is None:
         raise UserError("tune: head needs a network that ends in one linear layer; choose another model, or tune: last")
     return layers[0]
+
+
+class OnUnitLength(nn.Module):
+    """A classifier that gets the mean over time and space, or over tokens, of what enters it, at length 1."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d | nn.Conv3d):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, entered: torch.Tensor) -> torch.Tensor:
+        features = _unit_length(self.layer, entered)
+        ones = [1] * (entered.ndim - 2)
+        first, last = features.shape
+        shape = [first, *ones, last] if isinstance(self.layer, nn.Linear) else [first, last, *ones]
+        return self.layer(features.view(shape))
+
+
+def _unit_length(layer: nn.Module, entered: torch.Tensor) -> torch.Tensor:
+    """Return the features [B, F] of what enters a linear layer [B, ..., F] or a convolution [B, F, ...]."""
+    if entered.ndim > 2:
+        entered = entered.flatten(1, -2).mean(1) if isinstance(layer, nn.Linear) else entered.flatten(2).mean(2)
+    return functional.normalize(entered)
 
 
 def body_bytes(model: SegmentConsensus) -> bytes:
@@ -88,15 +116,16 @@ def body_bytes(model: SegmentConsensus) -> bytes:
     return buffer.getvalue()
 
 
-def with_head(model: SegmentConsensus, body: dict[str, torch.Tensor], head: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return a network's whole state dict from its body and a head's `weight` [C, F] and `bias` [C].
+def load_head(model: SegmentConsensus, body: dict[str, torch.Tensor], head: dict[str, Any]) -> None:
+    """Load the body of a network, and make a head, `weight` [C, F] and `bias` [C], its classifier.
 
     Raises:
-        RuntimeError: the shapes do not fit.
+        RuntimeError, KeyError: the names or shapes do not fit.
     """
-    (name,) = model.classifier
-    weight = classifier_layer(model).weight
-    return {**body, f"{name}.weight": head["weight"].view(weight.shape), f"{name}.bias": head["bias"]}
+    (name,), layer = model.classifier, classifier_layer(model)
+    model.set_submodule(name, OnUnitLength(layer))
+    classifier = {"weight": head["weight"].view(layer.weight.shape), "bias": head["bias"]}
+    model.load_state_dict({**body, **{f"{name}.layer.{key}": value for key, value in classifier.items()}})
 
 
 def _is_in(parameter: str, layers: Sequence[str]) -> bool:

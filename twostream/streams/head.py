@@ -1,9 +1,10 @@
 """A linear classifier on the features of a frozen network, and its logits for training clips that it has not seen.
 
-The classifier is a multinomial logistic regression with an L2 penalty on features that are centred and divided by one
-number, their common scale. Out of fold on 150 real clips that is a point better than a scale per feature, for I3D on
-frames and on flow and for their sum: features that hardly vary stay unimportant. The penalty is chosen by
-cross-validation over the groups of the training clips: no group is on both sides of a fold.
+The classifier is a multinomial logistic regression with an L2 penalty. Its features, of length 1 (see
+:mod:`twostream.streams.frozen`), are centred and divided by one number, their common scale. Out of fold on 150 real
+clips that is a point better than a scale per feature, for I3D on frames and on flow and for their sum: features that
+hardly vary stay unimportant. The penalty is chosen by cross-validation over the groups of the training clips: no group
+is on both sides of a fold.
 """
 
 from __future__ import annotations

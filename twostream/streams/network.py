@@ -28,11 +28,13 @@ def build_network(
     classes: int,
     weights: str = "none",
     architecture: dict[str, Any] | None = None,
+    is_known: bool = False,
 ) -> SegmentConsensus:
     """Return a stream's network on the CPU; without `weights` its parameters follow from torch's global seed.
 
     Args:
         architecture: of a network of `transformers`, which is then not looked for where `settings.model` names it.
+        is_known: the network was trained with these settings.
 
     Raises:
         UserError: the settings do not fit together, or the weights cannot be had.
@@ -45,6 +47,7 @@ def build_network(
         dropout=settings.dropout,
         weights=weights,
         input_size=settings.size,
+        is_known=is_known,
     )
     if settings.input == "difference":
         model.normalisation["mean"] = [float(ZERO)] * 3

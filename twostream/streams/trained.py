@@ -15,7 +15,7 @@ from twostream.errors import UserError
 from twostream.networks.weight_files import read_weights
 from twostream.params import Score
 from twostream.streams.config import HEAD_FILE, read_config
-from twostream.streams.frozen import compute_features, with_head
+from twostream.streams.frozen import compute_features, load_head
 from twostream.streams.gpu import memory_as_user_error, mixed_precision, prefer_channels_last
 from twostream.streams.network import build_network
 from twostream.views.batches import batches
@@ -40,7 +40,9 @@ class TrainedStream:
         self.sampling = config.sampling
         self.device = torch.device(device_of(accelerator))
         try:
-            model = build_network(config, config.modality, len(config.classes), architecture=config.architecture)
+            model = build_network(
+                config, config.modality, len(config.classes), architecture=config.architecture, is_known=True
+            )
         except UserError as error:
             raise UserError(f"{folder / 'config.json'}: {error}") from None
         files = [folder / name for name in (("model.pt", HEAD_FILE) if config.features else ("model.pt",))]
@@ -49,7 +51,10 @@ class TrainedStream:
                 raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
         body, *head = map(read_weights, files)
         try:
-            model.load_state_dict(with_head(model, body, *head) if head else body)
+            if head:
+                load_head(model, body, *head)
+            else:
+                model.load_state_dict(body)
         except (RuntimeError, KeyError):
             raise UserError(
                 f"{' or '.join(map(str, files))}: these are not the weights of {config.model}; train the stream with "
