@@ -72,7 +72,7 @@ def arguments(tmp_path, demo_values) -> dict:
     clips = pd.DataFrame(rows, columns=CLIP_COLUMNS)
     write_exploration(clips, tmp_path, tmp_path / "explore")
     others = {"top5": 1.0, "top1_low": 0.1, "top1_high": 0.95, "top1_std": 0.02}
-    systems = {"spatial": 0.5, "temporal": 0.625, "cnn3d_v1": 0.3, "cnn3d_v2": 0.25, "fusion": 0.75}
+    systems = {"spatial": 0.5, "temporal": 0.625, "cnn3d_v2": 0.3, "fusion": 0.75}
     metrics = {
         name: {"top1": top1, "mean_class_accuracy": top1, "macro_f1": top1} | others for name, top1 in systems.items()
     }
@@ -163,7 +163,7 @@ def test_the_results_are_per_cents_with_their_intervals_and_the_gain(tmp_path, a
     assert "classifies 75.0 % of 4 test clips correctly, 12.5 points more than temporal, its best stream" in text
     assert "−3.3 to +20.0 points" in text
     assert "do not show that fusion helps" in text
-    assert "cnn3d_v1 rgb cnn3d_v1 30.0 10.0 to 95.0 100.0 30.0" in text
+    assert "cnn3d_v2 rgb cnn3d_v2 30.0 10.0 to 95.0 100.0 30.0" in text
     assert "fusion spatial + temporal weighted 75.0" in text
 
 

@@ -19,7 +19,7 @@ from twostream.errors import UserError
 from twostream.networks.registry import create_model
 from twostream.params import Runtime, Score, parse_params
 from twostream.streams import features
-from twostream.streams.frozen import OnUnitLength
+from twostream.streams.frozen import feed_unit_length
 from twostream.streams.head import STRENGTHS, fit_head
 from twostream.streams.scoring import score_clips
 from twostream.streams.task import Task
@@ -89,7 +89,8 @@ def test_a_head_gets_the_mean_of_what_enters_it_at_length_1(layer, shape, axes):
     entered = torch.rand(shape)
     mean = entered.mean(axes) if axes else entered
     expected = mean / mean.square().sum(1, keepdim=True).sqrt() @ layer.weight.view(3, 6).T + layer.bias
-    torch.testing.assert_close(OnUnitLength(layer)(entered).flatten(1), expected)
+    feed_unit_length(layer)
+    torch.testing.assert_close(layer(entered).flatten(1), expected)
 
 
 def test_training_clips_are_scored_by_heads_that_have_not_seen_their_group(task, tmp_path):

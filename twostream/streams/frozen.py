@@ -51,8 +51,8 @@ def compute_features(
     """
     inputs: list[torch.Tensor] = []
     layer = classifier_layer(model)
-    (name,) = model.classifier
-    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    # First: a head has a hook of its own there.
+    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]), prepend=True)
     protocol, open_clip = head_protocol(settings.sampling), opener(settings.input)
     views = ScoringViews(list(examples), settings.sampling, protocol, settings.size, settings.demean, open_clip)
     batch_size = 1 if device.type == "cpu" else 16
@@ -79,25 +79,22 @@ def classifier_layer(model: SegmentConsensus) -> nn.Linear | nn.Conv2d | nn.Conv
         UserError: the network does not end in a single linear layer, so no head can take its place.
     """
     layers = [model.get_submodule(name) for name in model.classifier]
-    layers = [layer.layer if isinstance(layer, OnUnitLength) else layer for layer in layers]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear | nn.Conv2d | nn.Conv3d) or layers[0].bias is None:
         raise UserError("tune: head needs a network that ends in one linear layer; choose another model, or tune: last")
     return layers[0]
 
 
-class OnUnitLength(nn.Module):
-    """A classifier that gets the mean over time and space, or over tokens, of what enters it, at length 1."""
+def feed_unit_length(layer: nn.Linear | nn.Conv2d | nn.Conv3d) -> None:
+    """Have a classifier get the mean over time and space, or over tokens, of what enters it, at length 1."""
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d | nn.Conv3d):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, entered: torch.Tensor) -> torch.Tensor:
-        features = _unit_length(self.layer, entered)
+    def to_unit_length(_: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        entered = given[0]
+        features = _unit_length(layer, entered)
         ones = [1] * (entered.ndim - 2)
         first, last = features.shape
-        shape = [first, *ones, last] if isinstance(self.layer, nn.Linear) else [first, last, *ones]
-        return self.layer(features.view(shape))
+        return (features.view([first, *ones, last] if isinstance(layer, nn.Linear) else [first, last, *ones]),)
+
+    layer.register_forward_pre_hook(to_unit_length)
 
 
 def _unit_length(layer: nn.Module, entered: torch.Tensor) -> torch.Tensor:
@@ -123,9 +120,9 @@ def load_head(model: SegmentConsensus, body: dict[str, torch.Tensor], head: dict
         RuntimeError, KeyError: the names or shapes do not fit.
     """
     (name,), layer = model.classifier, classifier_layer(model)
-    model.set_submodule(name, OnUnitLength(layer))
-    classifier = {"weight": head["weight"].view(layer.weight.shape), "bias": head["bias"]}
-    model.load_state_dict({**body, **{f"{name}.layer.{key}": value for key, value in classifier.items()}})
+    classifier = {f"{name}.weight": head["weight"].view(layer.weight.shape), f"{name}.bias": head["bias"]}
+    model.load_state_dict({**body, **classifier})
+    feed_unit_length(layer)
 
 
 def _is_in(parameter: str, layers: Sequence[str]) -> bool:
