@@ -16,7 +16,7 @@ def download(params: Params) -> None:
     """Fill data/videos/<class>/ and data/annotations/ from `dataset.source`."""
     cache = open_cache()
     check_source(params.dataset.source)
-    with replaced((VIDEOS, ANNOTATIONS), cache):
+    with replaced((VIDEOS, ANNOTATIONS), cache, empties=False):
         # What is fetched stays beside DVC's cache.
         get_dataset(params.dataset.name).fetch(params.dataset, VIDEOS, ANNOTATIONS, cache.root / "download")
     if warning := absent_in_experiments(params.dataset.source):

@@ -13,7 +13,7 @@ from twostream.params import Params
 def extract_flow(params: Params) -> None:
     """Write data/flow/<class>/<clip>.zip; clips that were extracted before come from the cache."""
     clips, out, cache = read_clips("data/clips.csv"), Path("data/flow"), open_cache()
-    with replaced([out], cache):
+    with replaced([out], cache, empties=False):
         counts = extract(clips, Path("data/videos"), out, params.flow, cache, params.runtime.workers)
     print("flow: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
 

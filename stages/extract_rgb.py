@@ -13,7 +13,7 @@ from twostream.params import Params
 def extract_rgb(params: Params) -> None:
     """Write data/rgb/<class>/<clip>.zip; clips that were extracted before come from the cache."""
     clips, out, cache = read_clips("data/clips.csv"), Path("data/rgb"), open_cache()
-    with replaced([out], cache):
+    with replaced([out], cache, empties=False):
         counts = extract(clips, Path("data/videos"), out, params.rgb, cache, params.runtime.workers)
     print("rgb: {clips} clips, {extracted} extracted, {cached} from the cache".format(**counts))
 

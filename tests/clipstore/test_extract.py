@@ -66,6 +66,23 @@ def test_every_readable_clip_gets_a_file_with_all_its_frames(scene):
     assert not (folder / "out" / "wave" / "bad.zip").exists()
 
 
+def test_files_that_are_right_stay_and_those_of_other_clips_go(scene):
+    folder, clips, params = scene
+    _run(scene, params.rgb)
+    out = folder / "out" / "wave"
+    before = {path.name: path.stat().st_ino for path in out.iterdir()}
+    (out / "old").mkdir()
+    (out / "old" / "gone.zip").touch()
+    (out / f"{NAMES[1]}.zip").unlink()
+    shutil.copy(out / f"{NAMES[0]}.zip", out / f"{NAMES[1]}.zip")  # the file of another clip
+    assert _run((folder, clips[1:], params), params.rgb) == {"clips": 3, "extracted": 0, "cached": 3}
+    after = {path.name: path.stat().st_ino for path in out.iterdir()}
+    assert sorted(after) == sorted(f"{name}.zip" for name in NAMES[1:])
+    assert {name for name in after if after[name] == before[name]} >= {f"{name}.zip" for name in NAMES[2:]}
+    with ClipReader(out / f"{NAMES[1]}.zip") as clip:
+        assert len(clip) == 7
+
+
 def test_flow_is_that_of_each_frame_to_the_next(scene):
     folder, _, params = scene
     _run(scene, params.flow)
@@ -339,14 +356,14 @@ def test_an_output_that_is_damaged_meanwhile_is_made_again(scene, monkeypatch, w
     served = []
     real = extraction.FileCache.serve
 
-    def serve(cache, key, target):
+    def serve(cache, key, target, *md5):
         if len(served) == 1:  # the first clip is there
             for path in (served[0], *(folder / "cache/pending").rglob("*")):
                 if path.is_file() and path.read_bytes() == before[served[0].name]:
                     path.chmod(0o644)
                     path.write_bytes(b"damaged") if what == "edited" else path.unlink()
         served.append(target)
-        return real(cache, key, target)
+        return real(cache, key, target, *md5)
 
     monkeypatch.setattr(extraction.FileCache, "serve", serve)
     assert _run(scene, params.rgb) == {"clips": 4, "extracted": 1, "cached": 3}

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from twostream.core.digests import Digests
 from twostream.errors import UserError
 from twostream.sources import walk
-from twostream.sources.walk import copy_file, new_folder, safe_name, walk_files
+from twostream.sources.walk import copy_file, keep_or_copy, new_folder, safe_name, walk_files
 
 
 def test_a_copy_is_a_file_of_its_own(tmp_path):
@@ -36,6 +37,23 @@ def test_a_disposable_file_may_be_linked_and_where_it_cannot_is_copied(tmp_path,
     assert (tmp_path / "one.avi").read_bytes() == (tmp_path / "two.avi").read_bytes() == b"video"
 
 
+def test_a_file_stays_if_it_has_the_content_of_the_source(tmp_path):
+    digests = Digests(tmp_path, "download")
+    before = tmp_path / "before.avi"
+    before.write_bytes(b"video")
+    for name, content in {"same.avi": b"video", "other.avi": b"audio", "longer.avi": b"longer"}.items():
+        (tmp_path / name).write_bytes(content)
+        keep_or_copy(tmp_path / name, tmp_path / f"new {name}", before, digests)
+        assert (tmp_path / f"new {name}").read_bytes() == content
+        assert (tmp_path / f"new {name}").samefile(before) == (name == "same.avi")
+    (tmp_path / "link.avi").symlink_to(before)
+    keep_or_copy(tmp_path / "same.avi", tmp_path / "copy.avi", tmp_path / "link.avi", digests)
+    keep_or_copy(tmp_path / "same.avi", tmp_path / "first.avi", tmp_path / "none.avi", digests)
+    assert not (tmp_path / "copy.avi").is_symlink() and not (tmp_path / "copy.avi").samefile(before)
+    with pytest.raises(UserError, match="'.*gone.avi': cannot be copied"):
+        keep_or_copy(tmp_path / "gone.avi", tmp_path / "x.avi", before, digests)
+
+
 def test_a_copy_that_fails_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="'.*gone.avi': cannot be copied"):
         copy_file(tmp_path / "gone.avi", tmp_path / "x.avi")
@@ -57,7 +75,13 @@ def test_a_folder_takes_its_name_when_it_is_full(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["videos", "a"]
     with pytest.raises(UserError, match="not empty"), new_folder(target):
         pass
-    (target / "a").unlink()
+    with pytest.raises(KeyboardInterrupt), new_folder(target, replaces=True):
+        raise KeyboardInterrupt
+    assert (target / "a").read_text() == "1"
+    with new_folder(target, replaces=True) as part:
+        (part / "b").write_text("2")
+    assert [p.name for p in tmp_path.rglob("*")] == ["videos", "b"]
+    (target / "b").unlink()
     target.rmdir()
     with pytest.raises(KeyboardInterrupt), new_folder(target) as part:
         (part / "a").write_text("1")

@@ -28,6 +28,7 @@ from twostream.clipstore.flow import flow_frames, grey_frames
 from twostream.clipstore.rgb import rgb_frames
 from twostream.core.cache import FileCache, code_digest, key_of, read_json
 from twostream.core.device import gpu_identity
+from twostream.core.digests import Digests
 from twostream.core.files import atomic_path, sha256_of
 from twostream.core.imports import import_closure
 from twostream.core.parallel import cores, in_threads, unordered
@@ -158,7 +159,8 @@ def extract(
 ) -> dict[str, int]:
     """Write `out/<clip id>.zip` for every clip with status ok, and the fingerprint of the extraction.
 
-    Clips that the cache holds are served first, then those that a pulled version of `out` holds.
+    Clips that the cache holds are served first, then those that a pulled version of `out` holds. Files in `out` that
+    are already right stay as they are, and other files in it are removed.
 
     Args:
         clips: the table of `clips.csv`.
@@ -173,16 +175,16 @@ def extract(
     Raises:
         UserError: a clip that could be read when it was listed cannot be read now.
     """
-    todo = _readable(clips, videos, out)
+    todo, digests = _readable(clips, videos, out), _digests(job)
     if any(clip.span for clip in todo):
-        todo = _with_digests(todo, workers, job)
-    results = _extract(todo, out, job, workers, extract_all)
+        todo = _with_digests(todo, workers, job, digests)
+    results = _extract(todo, out, job, workers, extract_all, digests)
     for _ in range(_ATTEMPTS):
         # Without reflinks, files of the cache are hard links of the outputs, so that damage to one is damage to both.
         changed = [result.clip for result in results if result.state and result.state != _state(result.clip.target)]
         for clip in changed:
             clip.target.unlink(missing_ok=True)
-        again = {result.clip.clip_id: result for result in _extract(changed, out, job, workers, extract_all)}
+        again = {result.clip.clip_id: result for result in _extract(changed, out, job, workers, extract_all, digests)}
         results = [again.get(result.clip.clip_id, result) for result in results]
 
     failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
@@ -191,15 +193,36 @@ def extract(
         raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force probe`")
     with atomic_path(out / FINGERPRINT_FILE) as file:
         file.write_text(json.dumps(job.fingerprint, indent=1, sort_keys=True) + "\n")
+    _remove_others(out, {out / FINGERPRINT_FILE, *(clip.target for clip in todo)})
+    digests.save()
     extracted = sum(result.status == "extracted" for result in results)
     return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
 
 
-def _extract(todo: list[Clip], out: Path, job: Job, workers: int, extract_all: ExtractAll) -> list[Result]:
+def _remove_others(folder: Path, wanted: set[Path]) -> None:
+    for place, folders, names in os.walk(folder, topdown=False):
+        for path in (Path(place, name) for name in names):
+            if path not in wanted:
+                path.unlink()
+        for path in (Path(place, name) for name in folders):
+            if path.is_symlink():
+                path.unlink()
+            else:
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()
+
+
+def _digests(job: Job) -> Digests:
+    return Digests(job.cache.root / "digests", job.modality)
+
+
+def _extract(
+    todo: list[Clip], out: Path, job: Job, workers: int, extract_all: ExtractAll, digests: Digests
+) -> list[Result]:
     """Serve clips from the cache as far as it has them, and extract the others."""
     if not todo:
         return []
-    look_up = functools.partial(in_threads, functools.partial(_look_up, job), workers=workers)
+    look_up = functools.partial(in_threads, functools.partial(_look_up, job, digests), workers=workers)
     results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
         missing = [result.clip for result in results if result.status == "missing"]
@@ -223,7 +246,7 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tuple[int, int]:
     """Return how many clips `extract` would extract, and how many it would take from the cache."""
-    todo = _with_digests(_readable(clips, videos, out), 0, job)
+    todo = _with_digests(_readable(clips, videos, out), 0, job, _digests(job))
     missing = [key for clip in todo if not job.cache.has(key := job.key(clip.sha256, clip.span))]
     pulled = _pulled(job, out) if missing else {}
     count = sum(key not in pulled for key in missing)
@@ -238,27 +261,28 @@ def _readable(clips: pd.DataFrame, videos: Path, out: Path) -> list[Clip]:
     ]
 
 
-def _with_digests(clips: list[Clip], workers: int, job: Job) -> list[Clip]:
+def _with_digests(clips: list[Clip], workers: int, job: Job, digests: Digests) -> list[Clip]:
     """Return the clips with the digests of their videos, each of which is read once."""
+
+    def digest(video: Path) -> str:
+        with contextlib.suppress(OSError):  # `_look_up` tries again and says why
+            return digests.sha256(video)
+        return ""
+
     videos = list(dict.fromkeys(clip.video for clip in clips))
-    digests = in_threads(_digest, videos, workers=workers, what=f"{job.modality}: videos")
-    of_video = dict(zip(videos, digests, strict=True))
+    of_video = dict(
+        zip(videos, in_threads(digest, videos, workers=workers, what=f"{job.modality}: videos"), strict=True)
+    )
     return [clip._replace(sha256=of_video[clip.video]) for clip in clips]
 
 
-def _digest(video: Path) -> str:
-    with contextlib.suppress(OSError):  # `_look_up` tries again and says why
-        return sha256_of(video)
-    return ""
-
-
-def _look_up(job: Job, clip: Clip) -> Result:
+def _look_up(job: Job, digests: Digests, clip: Clip) -> Result:
     """Serve a clip from the cache if its video and all that shapes its bytes are unchanged."""
     try:
-        clip = clip._replace(sha256=clip.sha256 or sha256_of(clip.video))
+        clip = clip._replace(sha256=clip.sha256 or digests.sha256(clip.video))
     except OSError as error:
         return Result(clip, "failed", reason(error))
-    if not job.cache.serve(job.key(clip.sha256, clip.span), clip.target):
+    if not job.cache.serve(job.key(clip.sha256, clip.span), clip.target, digests.md5):
         return Result(clip, "missing")
     return Result(clip, "cached", state=_state(clip.target))
 

@@ -75,14 +75,21 @@ class FileCache:
             os.replace(unfinished, pending)
         self._write_entry(key, digest)
 
-    def serve(self, key: str, target: Path) -> bool:
-        """Put the recorded file for `key` at `target`; return False where there is none or its content has changed."""
+    def serve(self, key: str, target: Path, md5: Callable[[Path], str] = md5_of) -> bool:
+        """Put the recorded file for `key` at `target`; return False where there is none or its content has changed.
+
+        A target that has this content is left alone, or DVC would read it again.
+
+        Args:
+            md5: gives the digest of a file, such as :meth:`digests.Digests.md5`.
+        """
         digest, copies = self._copies(key)
         for stored in copies:
             with contextlib.suppress(FileNotFoundError):  # another process has just swept it
                 # A file that was edited in place or cut short by a power failure must not spread.
-                if md5_of(stored) == digest:
-                    share(stored, target)
+                if md5(stored) == digest:
+                    if not (target.is_file() and not target.is_symlink() and md5(target) == digest):
+                        share(stored, target)
                     with contextlib.suppress(OSError):
                         os.utime(self._entry(key))  # its age counts from here, see `prune`
                     return True
@@ -153,7 +160,7 @@ class FileCache:
             entry.write_text(json.dumps({"md5": digest}))
 
     def _entry(self, key: str) -> Path:
-        return self.root / "index" / key[:2] / key[2:]
+        return _stored(self.root / "index", key)
 
     def _pending(self, digest: str) -> Path:
         return _stored(self.root / "pending", digest)
@@ -223,7 +230,7 @@ def _checksum(key: str, value: Any) -> int:
 
 
 def _stored(folder: Path, digest: str) -> Path:
-    return folder / digest[:2] / digest[2:]
+    return Path(f"{folder}/{digest[:2]}/{digest[2:]}")
 
 
 def share(source: Path, target: Path) -> None:

@@ -46,10 +46,13 @@ def overlapping_output(source: str) -> str:
 
 
 @contextlib.contextmanager
-def replaced(folders: Iterable[Path], cache: FileCache) -> Iterator[None]:
+def replaced(folders: Iterable[Path], cache: FileCache, empties: bool = True) -> Iterator[None]:
     """Empty the output folders of a stage, for the block that writes them again.
 
     DVC keeps these folders (`persist`), or it would delete files of the user before a stage can look for them.
+
+    Args:
+        empties: False leaves the files for the block, which removes those that it does not want.
 
     Raises:
         UserError: as :func:`refuse_foreign`; nothing was deleted.
@@ -61,9 +64,9 @@ def replaced(folders: Iterable[Path], cache: FileCache) -> Iterator[None]:
     refuse_foreign(folders, cache)
     for folder in folders:
         _write_note(folder, cache, _UNFINISHED)
-        if folder.exists():
+        if folder.exists() and empties:
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from twostream.errors import UserError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_PART = 32  # items that a thread gets at once: to hand over each one takes longer than to look up its file
 SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh", "busybox")
 
 Item = TypeVar("Item")
@@ -53,7 +54,7 @@ def unordered(
             results = map(work, items)
         else:
             jobs = (delayed(_in_worker)(work, item) for item in items)
-            results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(jobs)
+            results = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size="auto")(jobs)
         try:
             for result in results:
                 bar.update()
@@ -70,11 +71,12 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, workers
 
     For work that mostly waits for files or hashes them: processes would take seconds to start.
     """
+    parts = [items[start : start + _PART] for start in range(0, len(items), _PART)]
     with progress(len(items), what, "clip") as bar, ThreadPoolExecutor(workers or cores()) as pool:
-        results = []
-        for result in pool.map(work, items):
-            results.append(result)
-            bar.update()
+        results: list[Result] = []
+        for part in pool.map(lambda part: [work(item) for item in part], parts):
+            results += part
+            bar.update(len(part))
     return results
 
 

@@ -15,8 +15,6 @@ import av
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from twostream.datasets.tables import CLIP_COLUMNS, COPIES
 from twostream.video import USUAL_FPS, Video
@@ -121,28 +119,36 @@ def first_copies(clips: pd.DataFrame) -> pd.Series:
     """
     seconds = (clips["frames"] / clips["fps"].where(clips["fps"] > 0, USUAL_FPS)).to_numpy(float)
     images = np.array([np.frombuffer(base64.b64decode(text), np.uint8) for text in clips["fingerprint"]])
-    pairs = [
-        *_equal(clips["key"]),
-        *_equal(zip(clips["fingerprint"], clips["frames"], strict=True)),
-        *_similar(images.reshape(-1, FRAMES, SIDE, SIDE), seconds),
-    ]
-    one, other = np.array(pairs).T
+    one, other = np.concatenate(
+        [
+            _equal(clips["key"]),
+            _equal(zip(clips["fingerprint"], clips["frames"], strict=True)),
+            *_similar(images.reshape(-1, FRAMES, SIDE, SIDE), seconds),
+        ]
+    ).T
     video = clips["path"].to_numpy()
     apart = (one == other) | (video[one] != video[other])
     one, other = one[apart], other[apart]
-    graph = coo_array((np.ones(len(one)), (one, other)), shape=(len(clips), len(clips)))
-    labels = connected_components(graph, directed=False)[1]
+    labels = _components(len(clips), one, other)
     return pd.Series(clips.index[np.unique(labels, return_index=True)[1][labels]], clips.index)
 
 
-def _equal(values: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
+def _components(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return for each of `count` nodes the number of its component in the graph of edges from `one` to `other`."""
+    from scipy.sparse import coo_array, csgraph  # a quarter of a second, which processes that decode need not wait
+
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    return csgraph.connected_components(graph, directed=False)[1]
+
+
+def _equal(values: Iterable[Hashable]) -> np.ndarray:
+    """Return [N, 2]: the number of the first clip with the same value, and that of the clip."""
     first: dict[Hashable, int] = {}
-    for index, value in enumerate(values):
-        yield first.setdefault(value, index), index
+    return np.array([(first.setdefault(value, index), index) for index, value in enumerate(values)])
 
 
-def _similar(images: np.ndarray, seconds: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of clips whose images [N, FRAMES, SIDE, SIDE] correlate, also mirrored."""
+def _similar(images: np.ndarray, seconds: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield [n, 2], the numbers of pairs of clips whose images [N, FRAMES, SIDE, SIDE] correlate, also mirrored."""
     order = np.argsort(seconds, kind="stable")
     images, lengths = images[order].astype(np.float32), seconds[order]
     views = [normalized(images), normalized(images[..., ::-1])]
@@ -157,7 +163,7 @@ def _similar(images: np.ndarray, seconds: np.ndarray) -> Iterator[tuple[int, int
             for part in range(0, len(rows), _PAIRS):
                 one, other = start + rows[part : part + _PAIRS], start + columns[part : part + _PAIRS]
                 same = np.einsum("ij,ij->i", changes[one], other_changes[other]) >= SAME
-                yield from zip(order[one[same]].tolist(), order[other[same]].tolist(), strict=True)
+                yield np.stack([order[one[same]], order[other[same]]], axis=1)
 
 
 def normalized(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -207,10 +213,9 @@ def with_copies(clips: pd.DataFrame, first: pd.Series, merge: bool) -> pd.DataFr
 def _merged(groups: pd.Series, one: pd.Series, other: pd.Series) -> pd.Series:
     """Return the groups with each of `one` united with that of `other`, under the name of the largest."""
     names = pd.Index(groups.unique())
-    ends = names.get_indexer(one), names.get_indexer(other)
-    graph = coo_array((np.ones(len(one)), ends), shape=(len(names), len(names)))
     united = defaultdict(list)
-    for name, label in zip(names, connected_components(graph, directed=False)[1], strict=True):
+    labels = _components(len(names), names.get_indexer(one), names.get_indexer(other))
+    for name, label in zip(names, labels, strict=True):
         united[label].append(name)
     sizes = groups.value_counts()
     largest = {label: min(same, key=lambda name: (-sizes[name], name)) for label, same in united.items()}

@@ -15,11 +15,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
+from twostream.core.digests import Digests
 from twostream.datasets import clip_ids, is_video
 from twostream.datasets.splits import leaking_groups
 from twostream.errors import UserError, reason
 from twostream.sources import is_mirror_list, obtain, read_mirrors, scratch_folder
-from twostream.sources.walk import copy_file, new_folder, walk_files
+from twostream.sources.walk import keep_or_copy, new_folder, walk_files
 
 
 class Entry(NamedTuple):
@@ -78,13 +79,16 @@ def fetch(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotatio
         separate = is_mirror_list(dataset.source) and read_mirrors(dataset.source).annotations
         separate_lists = obtain(dataset.source, folder, find_lists, "annotations") if separate else None
         lists, clips = obtain(dataset.source, folder, find_all)
-        with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
+        digests = Digests(scratch.parent / "digests", "download")
+        with new_folder(annotations, replaces=True) as new_annotations, new_folder(videos, replaces=True) as new_videos:
             for name, path in lists.items():
                 shutil.copyfile(path, new_annotations / name)
             for (label, name), path in tqdm(clips.items(), desc="copying", unit="clip", delay=1):
                 (new_videos / label).mkdir(exist_ok=True)
-                file = Path(name).stem + path.suffix
-                copy_file(path, new_videos / label / file, disposable=folder in path.parents)
+                file = f"{label}/{Path(name).stem}{path.suffix}"
+                disposable = folder in path.parents
+                keep_or_copy(path, new_videos / file, videos / file, digests, disposable)
+        digests.save()
 
 
 def list_clips(benchmark: Benchmark, dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from twostream import video
 from twostream.core.cache import RecordCache, code_digest, key_of
-from twostream.core.files import sha256_of
+from twostream.core.digests import Digests
 from twostream.core.imports import import_closure
 from twostream.core.parallel import in_threads, unordered
 from twostream.datasets import duplicates, get_dataset
@@ -65,7 +65,7 @@ def probe_clips(
     """
     present = clips.index[clips["status"] == "ok"]
     sources = _sources(clips, videos)
-    keys = _keys(sources, workers)
+    keys = _keys(sources, workers, cache)
     todo = {key: source for key, source in zip(keys, sources, strict=True) if key not in cache}
     found: dict[str, dict[str, Any]] = {}
     for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
@@ -88,7 +88,7 @@ def probe_clips(
 def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache) -> tuple[int, int]:
     """Return how many clips :func:`list_and_probe` would decode, and how many it finds in the cache."""
     clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
-    keys = _keys(_sources(clips, videos), workers=0)
+    keys = _keys(_sources(clips, videos), 0, cache)
     count = sum(key not in cache for key in keys)
     return count, len(keys) - count
 
@@ -97,18 +97,21 @@ def _sources(clips: pd.DataFrame, videos: Path) -> list[Source]:
     return [(videos / row.path, span_of(row)) for row in clips[clips["status"] == "ok"].itertuples()]
 
 
-def _keys(sources: list[Source], workers: int) -> list[str]:
+def _keys(sources: list[Source], workers: int, cache: RecordCache) -> list[str]:
     """Return the cache key of each clip: its content and what decodes it. Files are read by several threads."""
     decoder = {"code": code_digest(*import_closure([_DECODER, Path(duplicates.__file__)])), "ffmpeg": av.__version__}
 
+    known = Digests(cache.path.parent / "digests", "probe")
+
     def digest(path: Path) -> str:
         try:
-            return sha256_of(path)
+            return known.sha256(path)
         except OSError:
             return secrets.token_hex()  # found nowhere: probing the file gives the reason
 
     paths = list(dict.fromkeys(path for path, _ in sources))
     digests = dict(zip(paths, in_threads(digest, paths, workers=workers, what="probe: cached"), strict=True))
+    known.save()
     return [
         # FFmpeg lets the ending decide between containers that look alike.
         key_of(sha256=digests[path], ending=path.suffix.lower(), **({"span": span} if span else {}), **decoder)
@@ -123,7 +126,7 @@ def _probe_one(job: tuple[str, Source]) -> tuple[str, dict[str, Any]]:
     if probed.readable and not fingerprint.is_complete:
         fingerprint = duplicates.Fingerprint(trusts_header=False)
         probe(path, fingerprint.add, span)
-    return key, {**asdict(probed), "fingerprint": fingerprint.text() if probed.readable else ""}
+    return key, {**vars(probed), "fingerprint": fingerprint.text() if probed.readable else ""}
 
 
 def _check_readable(clips: pd.DataFrame, dataset: Dataset) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from twostream.core.digests import Digests
 from twostream.core.files import reflink
 from twostream.errors import UserError, reason
 
@@ -90,14 +91,30 @@ def copy_file(source: Path, target: Path, disposable: bool = False) -> None:
         raise UserError(f"{os.fspath(source)!r}: cannot be copied to {os.fspath(target)!r} ({reason(error)})") from None
 
 
+def keep_or_copy(source: Path, target: Path, before: Path, digests: Digests, disposable: bool = False) -> None:
+    """Link `before` to the new file `target` if its content is that of `source`; otherwise :func:`copy_file`.
+
+    A copy has to be read again, by DVC and by the stages; a file that stays has not.
+    """
+    with contextlib.suppress(OSError):  # there is none, or `copy_file` says what is wrong with the source
+        is_alike = before.is_file() and not before.is_symlink() and before.stat().st_size == source.stat().st_size
+        if is_alike and digests.sha256(before) == digests.sha256(source):
+            os.link(before, target)
+            return
+    copy_file(source, target, disposable)
+
+
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
     """Yield a folder to fill that becomes `target` when the block succeeds, and is deleted when it fails.
 
+    Args:
+        replaces: delete what `target` holds, when the block succeeds.
+
     Raises:
-        UserError: `target` exists and is not an empty folder.
+        UserError: `target` exists and is not an empty folder, and nothing is replaced.
     """
-    if target.exists():
+    if target.exists() and not replaces:
         if not target.is_dir() or any(target.iterdir()):
             raise UserError(f"{os.fspath(target)!r}: exists and is not empty; remove it")
         target.rmdir()
@@ -110,4 +127,6 @@ def new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part)
         raise
+    if target.exists():
+        shutil.rmtree(target)
     os.replace(part, target)

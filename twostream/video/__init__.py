@@ -204,21 +204,18 @@ class Video:
                 is None where reading stops before the end.
         """
         packets = self.container.demux(*([] if watch else [self.track]))
-        watch = watch or (lambda packet, why: None)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
+        try:
+            for packet in packets:
+                frames, why = self._frames_of(packet)
+                if watch:
+                    watch(packet, why)
+                yield from frames
+        except av.error.FFmpegError as error:  # in reading: those of the decoder are caught
+            if watch:
                 watch(None, reason(error))
-                for frame in self._decoded(None)[0]:  # what the decoder keeps back
-                    frame.time_base = self.track.time_base
-                    yield frame
-                return
-            if packet is None:
-                return
-            frames, why = self._frames_of(packet)
-            watch(packet, why)
-            yield from frames
+            for frame in self._frames_of(None)[0]:  # what the decoder keeps back
+                frame.time_base = self.track.time_base
+                yield frame
 
     def decode_from(self, start: float, clock: Clock) -> Iterator[av.VideoFrame] | None:
         """Return the frames from a key frame before `start` on, in seconds from the first frame; None if it is unknown.
@@ -241,18 +238,16 @@ class Video:
             return None
         return itertools.chain([found], frames)
 
-    def _frames_of(self, packet: av.Packet) -> tuple[list[av.VideoFrame], str]:
-        """Return the frames that are complete with this packet, and why it cannot be decoded."""
-        # An empty packet repeats the frame before; the one at the end, which has no time, gets the last frames out.
-        if packet.stream is not self.track or (not packet.size and packet.dts is not None):
-            return [], ""
-        if not self._is_started:  # once: PyAV takes long to answer
-            self._is_started = True
-            if packet.has_sidedata("encryption_info") or "enc_key_id" in self.track.metadata:  # of MP4, of Matroska
-                raise VideoError("encrypted: decrypt it first")
-        return self._decoded(packet)
-
-    def _decoded(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], str]:
+    def _frames_of(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], str]:
+        """Return the frames that a packet completes (None: those kept back), and why it cannot be decoded."""
+        if packet is not None:
+            # An empty packet repeats the frame before; the one at the end, which has no time, gets the last frames out.
+            if packet.stream is not self.track or (not packet.size and packet.dts is not None):
+                return [], ""
+            if not self._is_started:  # once: PyAV takes long to answer
+                self._is_started = True
+                if packet.has_sidedata("encryption_info") or "enc_key_id" in self.track.metadata:  # of MP4, of Matroska
+                    raise VideoError("encrypted: decrypt it first")
         try:
             frames = self.track.decode(packet)
         except (av.error.FFmpegError, RuntimeError, ValueError) as error:  # the others: impossible sizes or formats

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ _TRAILER = 4096  # bytes that may follow the last packet: an index, or padding
 _HOLE = 8  # times the mean packet: so many bytes between two packets are more than headers and padding
 _DELAY = 18  # frames that a decoder may keep back, or one packet of a file may hold: damage shows so far from its gap
 _PLAUSIBLE_S = 10.0  # by which the first packet that is decoded can come after the first that is shown
+_NOTED = 64  # packets and frames between two looks at them
 _SCANNED = ("gif", "ogg")  # their duration is not declared: FFmpeg finds the last frame that is there
 
 See = Callable[[Video, av.VideoFrame], None]
@@ -67,7 +70,7 @@ def _probe_span(path: str | Path, see: See | None, span: Span) -> Probe:
         return Probe(0, 0.0, 0, 0, False, str(error))
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     lost = round(max(times[0] - span[0] + span[1] - times[-1] - step, 0.0) / step) if step else 0
-    return _verdict(Probe(len(times), round(_fps(fps, np.array(times), lost), 6), *size, False, ""), lost, at_end=True)
+    return _verdict(Probe(len(times), round(_fps(fps, times, lost), 6), *size, False, ""), lost, at_end=True)
 
 
 def survey(path: str | Path, see: See | None = None) -> tuple[Probe, np.ndarray]:
@@ -101,23 +104,26 @@ def read_and_judge(path: str | Path, pixel_format: str) -> Generator[np.ndarray,
 
 def _watched(path: str | Path) -> Generator[tuple[Video, av.VideoFrame], None, tuple[Probe, np.ndarray]]:
     """Yield the open video with each of its frames, and return what :func:`survey` returns."""
-    times: list[float] = []
     with open_video(path) as video:
         record = _Record(video)
-        size = (0, 0)
+        size: tuple[int, int] | None = None
         for frame in video.decode(record.watch):
-            size = size if record.stamps else video.shown_size(frame)
-            record.stamps.append(frame.time)
-            times.append(record.clock(frame.time))
+            size = size or video.shown_size(frame)
+            record.see(frame)
             yield video, frame
-        return _judge(record, np.array(times), *size), np.array(times)
+        record.catch_up()
+        return _judge(record, *(size or (0, 0))), np.array(record.times)
 
 
 class _Record:
     """What decoding a video shows beside its frames.
 
+    Packets and frames are noted as they come, and looked at some dozens at a time: Python code that runs between two
+    frames takes several times as long as in a loop, since the decoder fills the processor's caches.
+
     Attributes:
         stamps: time stamp of each frame, in seconds, or None.
+        times: when each frame is shown, as :class:`Clock` gives it.
         failures: why packets cannot be decoded.
         marks: number of frames before each sign of damage.
         flawed: number of packets that FFmpeg logs errors about. A sound file has none, in 123 real clips tried.
@@ -129,6 +135,9 @@ class _Record:
         self._container = container
         self.clock = Clock(video)
         self.stamps: list[float | None] = []
+        self.times: list[float] = []
+        # What `watch` gets and the number of FFmpeg's errors so far, or the time stamp of a frame.
+        self._noted: list[tuple[av.Packet | None, str, int] | float | None] = []
         self.failures: list[str] = []
         self.marks: list[int] = []
         self.flawed = 0
@@ -156,7 +165,26 @@ class _Record:
 
     def watch(self, packet: av.Packet | None, why: str) -> None:
         """Note what a packet says; see :meth:`Video.decode`."""
-        logged = av.logging.get_last_error()[0]  # demuxers skip what they cannot read, and only log it
+        # Demuxers skip what they cannot read, and only log it.
+        self._noted.append((packet, why, av.logging.get_last_error()[0]))
+        if len(self._noted) >= _NOTED:
+            self.catch_up()
+
+    def see(self, frame: av.VideoFrame) -> None:
+        """Note when the next frame is shown."""
+        self._noted.append(frame.time)
+
+    def catch_up(self) -> None:
+        """Look at what is noted."""
+        for noted in self._noted:
+            if isinstance(noted, tuple):
+                self._look_at(*noted)
+            else:
+                self.stamps.append(noted)
+                self.times.append(self.clock(noted))
+        self._noted.clear()
+
+    def _look_at(self, packet: av.Packet | None, why: str, logged: int) -> None:
         self.flawed += logged != self._logged
         if why or logged != self._logged or (packet is not None and (packet.is_corrupt or self._skips(packet))):
             self._logged = logged
@@ -188,27 +216,33 @@ class _Record:
         self._packets += 1
         return skips
 
-    def lost(self, times: np.ndarray) -> tuple[int, bool]:
+    def lost(self) -> tuple[int, bool]:
         """Return about how many frames are missing, and whether most of them are at the end.
 
         They are counted by the packets that fail, and by the time that no frame covers. A gap between frames counts
         only next to a sign of damage: without one, the frame rate is variable.
         """
-        steps = np.diff(times)
-        step = float(np.sort(steps)[steps.size // 2]) if steps.size else 0.0  # the median
+        # Without NumPy, of which the first call after decoding takes long.
+        steps = [after - before for before, after in itertools.pairwise(self.times)]
+        step = sorted(steps)[len(steps) // 2] if steps else 0.0  # the median
         if step <= 0:
             return len(self.failures), False
-        marks = np.array(self.marks)
-        gaps = np.flatnonzero(steps > 1.5 * step)
-        is_damage = [self._is_short or (abs(marks - i) < _DELAY).any() for i in gaps]
-        gap = float((steps[gaps] - step)[np.array(is_damage, bool)].sum())
+        gaps = [number for number, length in enumerate(steps) if length > 1.5 * step]
+        if not self._is_short:
+            gaps = [number for number in gaps if self._is_marked(number)]
+        gap = sum(steps[number] - step for number in gaps)
         if 0 in self.marks and not self._is_broadcast and self.stamps[0] is not None:
             gap += max(self.stamps[0] - self.first, 0.0)
         if not self._has_stamps and self._packets:  # times are made up; noise is as long as the frames in its place
             mean = self._packed / self._packets
             gap += step * sum(size / mean for size in self._damaged if size > _HOLE * mean)
-        tail = self._tail(float(times[-1]), step)
+        tail = self._tail(self.times[-1], step)
         return max(round((gap + tail) / step), len(self.failures)), tail > gap
+
+    def _is_marked(self, number: int) -> bool:
+        """Return whether a sign of damage is less than _DELAY frames away from a frame."""
+        nearest = bisect.bisect_right(self.marks, number - _DELAY)
+        return nearest < len(self.marks) and self.marks[nearest] < number + _DELAY
 
     def _tail(self, time: float, step: float) -> float:
         """Return the seconds from the end of the last frame, which is shown at `time`, to the end of the video."""
@@ -255,9 +289,10 @@ def _asf_extent(path: str) -> tuple[float, int]:
     return 0.0, 0
 
 
-def _judge(record: _Record, times: np.ndarray, width: int, height: int) -> Probe:
-    lost, at_end = record.lost(times)
-    found = Probe(len(times), round(_fps(record.clock.fps, times, lost), 6), width, height, False, "")
+def _judge(record: _Record, width: int, height: int) -> Probe:
+    lost, at_end = record.lost()
+    fps = round(_fps(record.clock.fps, record.times, lost), 6)
+    found = Probe(len(record.times), fps, width, height, False, "")
     return _verdict(found, lost, at_end, record.failures, record.flawed)
 
 
@@ -285,9 +320,9 @@ def _verdict(found: Probe, lost: int, at_end: bool, failures: Sequence[str] = ()
     return replace(found, readable=True)
 
 
-def _fps(declared: float, times: np.ndarray, lost: int) -> float:
+def _fps(declared: float, times: Sequence[float], lost: int) -> float:
     """Return the declared frame rate, or the mean one where frames of a complete video come at another."""
     if lost or len(times) < 2 or times[-1] <= times[0]:
         return declared
-    mean = (len(times) - 1) / float(times[-1] - times[0])
+    mean = (len(times) - 1) / (times[-1] - times[0])
     return declared if abs(mean - declared) <= 0.1 * declared else mean

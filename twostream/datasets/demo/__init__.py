@@ -22,6 +22,7 @@ from twostream.core.files import atomic_path
 from twostream.core.parallel import unordered
 from twostream.datasets.demo.shot import Shot
 from twostream.errors import UserError
+from twostream.sources.walk import new_folder
 
 MOTIONS = ("approach", "sidestep", "squat")
 THINGS = ("ball", "flag", "umbrella")
@@ -63,11 +64,12 @@ def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Pat
     """
     demo = dataset.demo
     clips = [Clip(m, t, g, k) for g in range(demo.groups) for k in range(demo.takes) for m in MOTIONS for t in THINGS]
-    for label in CLASSES:
-        (videos / label).mkdir(parents=True, exist_ok=True)
-    film = functools.partial(_film, demo=demo, videos=videos)
-    names = dict(unordered(film, clips, workers=workers, what="render"))
-    _write_splits(names, demo.groups, demo.seed, annotations)
+    with new_folder(annotations, replaces=True) as new_annotations, new_folder(videos, replaces=True) as new_videos:
+        for label in CLASSES:
+            (new_videos / label).mkdir()
+        film = functools.partial(_film, demo=demo, videos=new_videos)
+        names = dict(unordered(film, clips, workers=workers, what="render"))
+        _write_splits(names, demo.groups, demo.seed, new_annotations)
 
 
 def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:

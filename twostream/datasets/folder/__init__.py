@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from twostream import params
+from twostream.core.digests import Digests
 from twostream.datasets import clip_ids
 from twostream.datasets.folder.grouping import groups_by_name, groups_by_pattern
 from twostream.datasets.folder.source import Clip, find_clips, survey
@@ -18,7 +19,7 @@ from twostream.datasets.splits import assign_splits, check_groups, leaking_group
 from twostream.datasets.tables import SPAN_COLUMNS
 from twostream.errors import UserError, reason
 from twostream.sources import obtain, scratch_folder
-from twostream.sources.walk import copy_file, new_folder, readable_text, safe_name
+from twostream.sources.walk import keep_or_copy, new_folder, readable_text, safe_name
 
 MANIFEST = "clips.csv"
 UNTRIMMED = "untrimmed"  # folder of the videos whose clips are spans
@@ -48,13 +49,16 @@ def fetch(dataset: params.Dataset, videos: Path, annotations: Path, scratch: Pat
         clips = find_clips(tree, dataset.table)
         folders, names = _names_in_copy(clips)
         disposable = tree.root.is_relative_to(os.path.abspath(folder))
-        with new_folder(annotations) as new_annotations, new_folder(videos) as new_videos:
+        digests = Digests(scratch.parent / "digests", "download")
+        with new_folder(annotations, replaces=True) as new_annotations, new_folder(videos, replaces=True) as new_videos:
             for label in sorted({os.path.dirname(name) for name in names.values()}):
                 (new_videos / label).mkdir()
             present = dict.fromkeys(clip.path for clip in clips if not clip.reason)
             for path in tqdm(present, desc="copying", unit="video", delay=1):
-                copy_file(tree.root / path, new_videos / names[path], disposable)
+                name = names[path]
+                keep_or_copy(tree.root / path, new_videos / name, videos / name, digests, disposable)
             _write_manifest(new_annotations / MANIFEST, clips, folders, names)
+        digests.save()
 
 
 def list_clips(dataset: params.Dataset, videos: Path, annotations: Path) -> pd.DataFrame:
