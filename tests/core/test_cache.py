@@ -57,6 +57,14 @@ def test_a_changed_file_is_never_served(tmp_path):
     assert (tmp_path / "y").read_text() == "content"
 
 
+def test_a_wrong_digest_from_memory_deletes_nothing(tmp_path):
+    cache, key = _cache(tmp_path), key_of(a=1)
+    cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
+    (tmp_path / "y").write_text("other")
+    assert cache.serve(key, tmp_path / "y", lambda path: "wrong")
+    assert (tmp_path / "y").read_text() == "content"
+
+
 def test_a_file_that_dvc_has_committed_is_not_stored_twice(tmp_path):
     cache, key = _cache(tmp_path), key_of(a=1)
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))

@@ -179,6 +179,15 @@ def test_clips_of_a_single_group_are_fitted_but_tell_nothing_out_of_fold():
     assert not head.out_of_fold.any() and head.weight.any()
 
 
+@pytest.mark.parametrize(("per_class", "is_held_out"), [(1, False), (2, True), (3, True)])
+def test_classes_of_fewer_clips_than_folds_are_fitted(per_class, is_held_out, capsys):
+    labels = np.repeat(np.arange(12), per_class)
+    values = np.random.default_rng(4).normal(size=(len(labels), 6)).astype(np.float32)
+    head = fit_head(values, labels, np.arange(len(labels)), 12, balanced=False, seed=0)
+    assert head.weight.any() and head.out_of_fold.any() == is_held_out
+    assert ("too few training clips" in capsys.readouterr().out) != is_held_out
+
+
 def test_balanced_heads_predict_the_rare_class_more_often():
     rng = np.random.default_rng(4)
     labels = (np.arange(100) % 10 == 0).astype(int)

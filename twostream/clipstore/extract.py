@@ -175,7 +175,8 @@ def extract(
     Raises:
         UserError: a clip that could be read when it was listed cannot be read now.
     """
-    todo, digests = _readable(clips, videos, out), _digests(job)
+    digests = _digests(job)
+    todo = _readable(clips, videos, out)
     if any(clip.span for clip in todo):
         todo = _with_digests(todo, workers, job, digests)
     results = _extract(todo, out, job, workers, extract_all, digests)
@@ -200,6 +201,7 @@ def extract(
 
 
 def _remove_others(folder: Path, wanted: set[Path]) -> None:
+    """Delete every file in a folder that is not wanted, and the folders that are then empty."""
     for place, folders, names in os.walk(folder, topdown=False):
         for path in (Path(place, name) for name in names):
             if path not in wanted:

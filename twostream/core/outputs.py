@@ -47,12 +47,12 @@ def overlapping_output(source: str) -> str:
 
 @contextlib.contextmanager
 def replaced(folders: Iterable[Path], cache: FileCache, empties: bool = True) -> Iterator[None]:
-    """Empty the output folders of a stage, for the block that writes them again.
+    """Make the output folders of a stage ready for the block that writes them again.
 
     DVC keeps these folders (`persist`), or it would delete files of the user before a stage can look for them.
 
     Args:
-        empties: False leaves the files for the block, which removes those that it does not want.
+        empties: delete the files in them first. If not, the block keeps those that are right and deletes the others.
 
     Raises:
         UserError: as :func:`refuse_foreign`; nothing was deleted.

@@ -17,7 +17,7 @@ from twostream.errors import UserError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-_PART = 32  # items that a thread gets at once: to hand over each one takes longer than to look up its file
+_PART = 32  # most items that a thread gets at once: handing one over takes longer than looking up its file
 SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh", "busybox")
 
 Item = TypeVar("Item")
@@ -71,8 +71,10 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, workers
 
     For work that mostly waits for files or hashes them: processes would take seconds to start.
     """
-    parts = [items[start : start + _PART] for start in range(0, len(items), _PART)]
-    with progress(len(items), what, "clip") as bar, ThreadPoolExecutor(workers or cores()) as pool:
+    threads = workers or cores()
+    size = min(_PART, len(items) // (4 * threads) + 1)  # few long videos are spread over all threads
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    with progress(len(items), what, "clip") as bar, ThreadPoolExecutor(threads) as pool:
         results: list[Result] = []
         for part in pool.map(lambda part: [work(item) for item in part], parts):
             results += part

@@ -135,7 +135,7 @@ def first_copies(clips: pd.DataFrame) -> pd.Series:
 
 def _components(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return for each of `count` nodes the number of its component in the graph of edges from `one` to `other`."""
-    from scipy.sparse import coo_array, csgraph  # a quarter of a second, which processes that decode need not wait
+    from scipy.sparse import coo_array, csgraph  # here: the processes that decode do not need it
 
     graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
     return csgraph.connected_components(graph, directed=False)[1]

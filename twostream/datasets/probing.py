@@ -65,7 +65,9 @@ def probe_clips(
     """
     present = clips.index[clips["status"] == "ok"]
     sources = _sources(clips, videos)
-    keys = _keys(sources, workers, cache)
+    digests = _digests(cache)
+    keys = _keys(sources, workers, digests)
+    digests.save()
     todo = {key: source for key, source in zip(keys, sources, strict=True) if key not in cache}
     found: dict[str, dict[str, Any]] = {}
     for key, probed in unordered(_probe_one, list(todo.items()), workers=workers, what="probe"):
@@ -88,7 +90,7 @@ def probe_clips(
 def count_undecoded(dataset: Dataset, videos: Path, annotations: Path, cache: RecordCache) -> tuple[int, int]:
     """Return how many clips :func:`list_and_probe` would decode, and how many it finds in the cache."""
     clips = get_dataset(dataset.name).list_clips(dataset, videos, annotations)
-    keys = _keys(_sources(clips, videos), 0, cache)
+    keys = _keys(_sources(clips, videos), 0, _digests(cache))
     count = sum(key not in cache for key in keys)
     return count, len(keys) - count
 
@@ -97,24 +99,25 @@ def _sources(clips: pd.DataFrame, videos: Path) -> list[Source]:
     return [(videos / row.path, span_of(row)) for row in clips[clips["status"] == "ok"].itertuples()]
 
 
-def _keys(sources: list[Source], workers: int, cache: RecordCache) -> list[str]:
+def _digests(cache: RecordCache) -> Digests:
+    return Digests(cache.path.parent / "digests", "probe")
+
+
+def _keys(sources: list[Source], workers: int, digests: Digests) -> list[str]:
     """Return the cache key of each clip: its content and what decodes it. Files are read by several threads."""
     decoder = {"code": code_digest(*import_closure([_DECODER, Path(duplicates.__file__)])), "ffmpeg": av.__version__}
 
-    known = Digests(cache.path.parent / "digests", "probe")
-
     def digest(path: Path) -> str:
         try:
-            return known.sha256(path)
+            return digests.sha256(path)
         except OSError:
             return secrets.token_hex()  # found nowhere: probing the file gives the reason
 
     paths = list(dict.fromkeys(path for path, _ in sources))
-    digests = dict(zip(paths, in_threads(digest, paths, workers=workers, what="probe: cached"), strict=True))
-    known.save()
+    contents = dict(zip(paths, in_threads(digest, paths, workers=workers, what="probe: cached"), strict=True))
     return [
         # FFmpeg lets the ending decide between containers that look alike.
-        key_of(sha256=digests[path], ending=path.suffix.lower(), **({"span": span} if span else {}), **decoder)
+        key_of(sha256=contents[path], ending=path.suffix.lower(), **({"span": span} if span else {}), **decoder)
         for path, span in sources
     ]
 

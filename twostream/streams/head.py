@@ -54,8 +54,8 @@ def fit_head(
     Args:
         features: float32 [N, F].
         labels: int [N], each below `classes`.
-        groups: [N]; clips of one group are in one fold. With a single group nothing can be held out: the middle
-            strength is used, and the out-of-fold logits are zeros.
+        groups: [N]; clips of one group are in one fold. With a single group, or a single clip in every class,
+            nothing can be held out: the middle strength is used, and the out-of-fold logits are zeros.
         classes: C.
         balanced: weight clips by the inverse frequency of their class.
         seed: draws the folds.
@@ -69,7 +69,7 @@ def fit_head(
                 out_of_fold[:, rest] = [apply_head(*fit, features[rest]) for fit in fits]
             best = int(np.argmin([log_loss(logits, labels) for logits in out_of_fold]))
         else:
-            print("head: the training clips are of a single group, so its strength cannot be chosen")
+            print("head: too few training clips or groups to hold some out, so its strength is not chosen")
         ((weight, bias),) = _fit(features, labels, classes, STRENGTHS[best : best + 1], balanced)
     return Head(weight, bias, STRENGTHS[best], out_of_fold[best])
 
@@ -93,7 +93,7 @@ def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.n
     """Return the rows to train on and the rows held out, by fold."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = min(FOLDS, len(np.unique(groups)))
+    count = min(FOLDS, len(np.unique(groups)), max(np.unique(labels, return_counts=True)[1]))
     if count < 2:
         return []
     with warnings.catch_warnings():
