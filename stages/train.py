@@ -7,8 +7,8 @@ from stages.common import FROM_CACHE, find_cache, modality_of, open_cache, run
 from twostream.core.outputs import replaced
 from twostream.datasets.tables import classes_of, read_clips, read_split
 from twostream.params import Params
-from twostream.streams.task import Task
-from twostream.streams.training import count_missing_features, finished_epochs, train_stream
+from twostream.streams.task import Task, is_first_process
+from twostream.streams.training import count_missing_features, finished_epochs, join_training, train_stream
 from twostream.views.examples import list_examples
 
 
@@ -16,6 +16,9 @@ def train(params: Params, stream: str, split: str, into: str = "") -> None:
     """Write models/<stream>-<split>/ and the training curves in metrics/train/<stream>-<split>/."""
     model, curves = (Path(into, folder, f"{stream}-{split}") for folder in ("models", "metrics/train"))
     task, cache = _task(params, stream, split), open_cache()
+    if not is_first_process():
+        join_training(task, cache, params.runtime, model)
+        return
     with nullcontext() if into else replaced((model, curves), cache):
         train_stream(task, cache, params.runtime, model, curves)
 

@@ -302,7 +302,7 @@ def _train(args: argparse.Namespace) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-        if params.runtime.devices != 1:
+        if params.runtime.devices != 1:  # or each of them would start processes on all GPUs
             raise UserError("runtime.devices: a stream that is trained beside others has one GPU; set it to 1")
 
     def unfinished(jobs: list[Job]) -> list[Job]:

@@ -528,15 +528,22 @@ def test_a_balanced_training_is_another_training(task, tmp_path, balance):
     assert _train(_with(rare, balance=balance), tmp_path / balance) != _train(rare, tmp_path / "plain")
 
 
-def test_devices_divide_the_batch(task, monkeypatch):
+def test_gpus_divide_the_batch_and_do_not_change_the_key(task, monkeypatch):
     monkeypatch.setattr(training, "device_of", lambda _: "cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     two = RUNTIME.model_copy(update={"accelerator": "auto", "devices": 2})
-    arithmetic = training._arithmetic(dataclasses.replace(task, precision="auto"), two)
-    assert arithmetic == ("cuda", 2, "bf16-mixed")
-    assert training._key(task, arithmetic, None) != training._key(task, arithmetic._replace(devices=1), None)
-    with pytest.raises(UserError, match=r"streams\.v2\.batch_size: 5 clips cannot be divided among 2 GPUs"):
-        training._arithmetic(_with(task, batch_size=5), two)
-    with pytest.raises(UserError, match=r"runtime\.devices: 3, but this machine has 2 GPUs"):
-        training._arithmetic(task, two.model_copy(update={"devices": 3}))
+    assert training._arithmetic(dataclasses.replace(task, precision="auto"), two) == ("cuda", "bf16-mixed")
+    assert training._processes(task, "cuda", two) == (2, 1)
+    with pytest.raises(UserError, match=r"streams\.v2\.batch_size: 5 clips cannot be divided among 2 processes"):
+        training._processes(_with(task, batch_size=5), "cuda", two)
+    with pytest.raises(UserError, match=r"3 processes, but this machine has 2 GPUs; set runtime\.devices to at most 2"):
+        training._processes(task, "cuda", two.model_copy(update={"devices": 3}))
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert training._processes(task, "cuda", two) == (2, 2)
+
+
+def test_batch_norms_in_several_processes_on_a_cpu_are_one_line(task):
+    with pytest.raises(UserError, match=r"streams\.v2: several processes train cnn3d_v2 on GPUs only.*freeze_bn: all"):
+        fitting._Module(task, "cpu", 2)

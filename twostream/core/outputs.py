@@ -57,9 +57,6 @@ def replaced(folders: Iterable[Path], cache: FileCache, empties: bool = True) ->
     Raises:
         UserError: as :func:`refuse_foreign`; nothing was deleted.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # of the processes that train together, the first one did it
-        yield
-        return
     folders = list(folders)
     refuse_foreign(folders, cache)
     for folder in folders:

@@ -20,16 +20,26 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.nn import functional
 
 from twostream.core.allocator import available_memory, keep_freed_memory
+from twostream.core.files import is_intact
 from twostream.core.parallel import progress
 from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
 from twostream.params import Stream
 from twostream.streams.gpu import memory_as_user_error, prefer_channels_last
 from twostream.streams.network import build_network
-from twostream.streams.task import Arithmetic, Task, best_epoch, class_weights
+from twostream.streams.task import (
+    Arithmetic,
+    Processes,
+    Task,
+    best_epoch,
+    by_torchrun,
+    class_weights,
+    is_first_process,
+)
 from twostream.views.difference import opener
 from twostream.views.frame_store import frame_store
 from twostream.views.loading import EpochSampler, SharedSampler, TrainingViews, ValidationViews, make_loader, normalise
@@ -48,7 +58,7 @@ class Trained(NamedTuple):
     normalisation: dict[str, list[float]]
 
 
-def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arithmetic) -> Trained | None:
+def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arithmetic, processes: Processes) -> Trained:
     """Train a stream, or finish its training.
 
     Args:
@@ -56,25 +66,22 @@ def fit(task: Task, state: Path, curves: Curves, workers: int, arithmetic: Arith
         state: the file that holds the state after each epoch, to go on from.
         curves: gets every epoch.
         workers: processes of each loader; 0: one per core.
-
-    Returns:
-        None in all but the first of several processes, one per GPU.
+        processes: how many call this function, each in a process of its own; only the first one writes and prints.
 
     Raises:
-        UserError: the stream's parameters do not fit its network, or a batch does not fit into the GPU's memory.
+        UserError: the stream's parameters do not fit its network, a batch does not fit into the GPU's memory, or
+            several processes train batch norms on CPUs.
     """
     _quiet_lightning()
     pl.seed_everything(task.seed, verbose=False)
     # Deterministic algorithms come with a debugging aid that fills new tensors with NaN: up to 5 % of a CPU step,
     # by benchmarks/training_step.py.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    module = _Module(task)
+    module = _Module(task, arithmetic.device, processes.total)
     epochs = _Epochs(task, state, curves)
     if not epochs.finished():
         with memory_as_user_error(f"set streams.{task.name}.batch_size below {task.stream.batch_size}"):
-            _fit(task, module, epochs, workers, arithmetic)
-    if not module.is_main_process:
-        return None
+            _fit(task, module, epochs, workers, arithmetic, processes)
     return Trained(epochs.history, _weights_bytes(epochs.best_weights), module.model.normalisation)
 
 
@@ -98,18 +105,24 @@ def mix_clips(inputs: torch.Tensor, targets: torch.Tensor, alpha: float) -> tupl
 class _Module(pl.LightningModule):
     """Cross-entropy on the mean logits over segments."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, device: str, processes: int):
         super().__init__()
         stream = task.stream
         self.task = task
         self.model = build_network(stream, task.modality, len(task.classes), stream.weights)
+        if processes > 1 and device == "cuda":
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # a batch norm then sees the clips of all
         self._frozen = [*_frozen_norms(task, self.model), *(freeze_body(self.model) if stream.tune == "last" else [])]
         loss = stream.balance == "loss"
         self._class_weights = torch.tensor(class_weights(_labels(task), len(task.classes))) if loss else None
-        self.is_main_process = True
         if task.compile:
             self.model.compile()
         self.train()
+        if processes > 1 and device == "cpu" and any(layer.training for layer in _batch_norms(self.model)):
+            raise UserError(
+                f"streams.{task.name}: several processes train {stream.model} on GPUs only, since CPUs cannot share "
+                "its batch norms; start one process, or freeze them (freeze_bn: all)"
+            )
 
     def train(self, mode: bool = True) -> _Module:
         super().train(mode)
@@ -207,13 +220,17 @@ def _labels(task: Task) -> np.ndarray:
     return np.array([example.label for example in task.train])
 
 
+def _batch_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+
+
 def _frozen_norms(task: Task, model: torch.nn.Module) -> Sequence[torch.nn.Module]:
     """Return the batch norms that keep the statistics they were loaded with; their scales and shifts still learn.
 
     Partial, as in Wang et al. 2016, section 3.2: all but the first, whose input is new.
     """
     freeze = task.stream.freeze_bn
-    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(model)
     if freeze != "none" and not norms:
         raise UserError(
             f"streams.{task.name}.freeze_bn: {task.stream.model} has no batch norm to freeze; set it to none"
@@ -241,11 +258,12 @@ class _Epochs(Checkpoint):
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self.saved = 0  # epochs that the state on disk holds
-        if path.is_file():
+        if is_intact(path):
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state["callbacks"][self.state_key])
             curves.update(self.history)
-            print(f"{task.name}: going on after epoch {len(self.history)}", flush=True)
+            if is_first_process():
+                print(f"{task.name}: going on after epoch {len(self.history)}", flush=True)
 
     def best(self) -> dict[str, Any]:
         return best_epoch(self.history, len(self.task.val))
@@ -303,10 +321,12 @@ class _Epochs(Checkpoint):
         self.saved = len(self.history)
 
 
-def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic: Arithmetic) -> None:
-    stream, devices = task.stream, arithmetic.devices
-    batch_size = stream.batch_size // devices
-    budget = int(_STORE_SHARE * available_memory() / devices)
+def _fit(
+    task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic: Arithmetic, processes: Processes
+) -> None:
+    stream = task.stream
+    batch_size = stream.batch_size // processes.total
+    budget = int(_STORE_SHARE * available_memory() / processes.per_node)
     open_clip = opener(stream.input, frame_store([example.path for example in task.train + task.val], budget))
     views = TrainingViews(task.train, stream.sampling, stream.augment, stream.size, task.seed, stream.demean, open_clip)
     # The epoch comes from the history: Lightning's own counter is set later after a resumption.
@@ -318,7 +338,10 @@ def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic:
     trainer = pl.Trainer(
         max_epochs=stream.epochs,
         accelerator=arithmetic.device,
-        devices=devices,
+        devices=processes.per_node,
+        num_nodes=processes.nodes,
+        strategy="ddp" if processes.total > 1 else "auto",
+        plugins=None if by_torchrun() else LightningEnvironment(),  # or it takes the tasks of a Slurm job for its own
         precision=arithmetic.precision,  # type: ignore[arg-type]
         deterministic="warn",
         gradient_clip_val=stream.clip_grad or None,
@@ -332,12 +355,12 @@ def _fit(task: Task, module: _Module, epochs: _Epochs, workers: int, arithmetic:
     )
     resume = str(epochs.path) if epochs.history else None
     trainer.fit(module, train, val, ckpt_path=resume, weights_only=True)
-    module.is_main_process = trainer.is_global_zero
 
 
 def _quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and lists of devices
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # its own use of torch
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # torchrun starts several processes
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # frozen batch norms, as intended
 
 

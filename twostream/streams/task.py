@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,8 +33,28 @@ class Arithmetic(NamedTuple):
     """Where and how a training computes, as resolved on this machine. It changes results, so it is part of the key."""
 
     device: str  # `cpu` or `cuda`
-    devices: int  # the batch is divided among them; batch norm then sees the clips of one device
     precision: str  # in Lightning's words
+
+
+class Processes(NamedTuple):
+    """How many processes train together: they divide every batch, which changes results by no more than rounding."""
+
+    per_node: int  # one per GPU
+    nodes: int
+
+    @property
+    def total(self) -> int:
+        return self.per_node * self.nodes
+
+
+def by_torchrun() -> bool:
+    """Return whether `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that train together: the only one that writes or prints."""
+    return os.environ.get("RANK" if by_torchrun() else "LOCAL_RANK", "0") == "0"
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:

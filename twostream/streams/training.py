@@ -26,7 +26,7 @@ from twostream.params import Runtime
 from twostream.streams.config import HEAD_FILE, OUT_OF_FOLD_FILE
 from twostream.streams.features import FrozenStream, weights_identity
 from twostream.streams.rows import content_of
-from twostream.streams.task import Arithmetic, Task, best_epoch
+from twostream.streams.task import Arithmetic, Processes, Task, best_epoch, by_torchrun, is_first_process
 from twostream.views.examples import Example
 
 MODEL_FILES = ("model.pt", "history.json", "config.json")
@@ -50,7 +50,7 @@ def train_stream(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path
             their licence; none without weights.
 
     Raises:
-        UserError: the stream's parameters do not fit its modality or network, or its batch the number of GPUs.
+        UserError: the stream's parameters do not fit its modality or network, or its batch the number of processes.
     """
     if task.stream.demean and task.modality != "flow":
         raise UserError(
@@ -84,9 +84,7 @@ def _train_network(
     if state.is_file() and not is_intact(state):
         print(f"{task.name}: the state of an earlier run is damaged, starting again", flush=True)
         state.unlink()
-    trained = fit(task, state, curves, runtime.workers, arithmetic)
-    if trained is None:
-        return
+    trained = fit(task, state, curves, runtime.workers, arithmetic, _processes(task, arithmetic.device, runtime))
     best = best_epoch(trained.history, len(task.val))
     print(f"{task.name}: best epoch {best['epoch']} of {len(trained.history)}, {best['val_top1']:.1%} on validation")
     source = weights_source(task.stream.model, task.stream.weights)
@@ -94,6 +92,18 @@ def _train_network(
     contents = (trained.weights, _json(trained.history), _json(config))
     _keep(cache, key, dict(zip(MODEL_FILES, contents, strict=True)), model_dir)
     shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def join_training(task: Task, cache: FileCache, runtime: Runtime, model_dir: Path) -> None:
+    """Take part in a training that another process leads; write nothing."""
+    if finished_epochs(task, cache, runtime, model_dir) is None or task.stream.tune == "head":
+        return
+    from twostream.streams.fitting import fit
+
+    arithmetic = _arithmetic(task, runtime)
+    state = _state(cache, _key(task, arithmetic, None))
+    processes = _processes(task, arithmetic.device, runtime)
+    fit(task, state, Curves(model_dir), runtime.workers, arithmetic, processes)
 
 
 def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, model_dir: Path, curves: Curves) -> None:
@@ -233,7 +243,7 @@ class Curves:
 
     def update(self, history: list[dict[str, Any]]) -> None:
         """Write the epochs of a history that are not written yet; of several processes only the first one does."""
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if not is_first_process():
             return
         if self._live is None:
             from dvclive import Live
@@ -246,25 +256,45 @@ class Curves:
 
 
 def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
-    device = device_of(runtime.accelerator)
-    if device == "cpu":
-        devices, best = 1, "32"
-    else:
-        import torch
-
+    device, best = device_of(runtime.accelerator), "32"
+    if device == "cuda":
         from twostream.streams.gpu import has_bf16
 
-        found = torch.cuda.device_count()
-        devices, best = runtime.devices or found, "bf16" if has_bf16() else "32"
-        if devices > found:
-            raise UserError(f"runtime.devices: {devices}, but this machine has {found} GPUs; write 0 for all of them")
-    if task.stream.batch_size % devices:
-        raise UserError(
-            f"streams.{task.name}.batch_size: {task.stream.batch_size} clips cannot be divided among {devices} GPUs; "
-            "choose a multiple, or set runtime.devices"
-        )
+        best = "bf16" if has_bf16() else "32"
     names = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-    return Arithmetic(device, devices, names[best if task.precision == "auto" else task.precision])
+    return Arithmetic(device, names[best if task.precision == "auto" else task.precision])
+
+
+def _processes(task: Task, device: str, runtime: Runtime) -> Processes:
+    """Return those that torchrun started, or one per GPU of `runtime.devices`; one on a CPU.
+
+    Raises:
+        UserError: fewer GPUs than that, or a batch that they cannot divide.
+    """
+    if by_torchrun():
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        processes = Processes(per_node, int(os.environ["WORLD_SIZE"]) // per_node)
+    elif device == "cuda":
+        import torch
+
+        processes = Processes(runtime.devices or torch.cuda.device_count(), 1)
+    else:
+        processes = Processes(1, 1)
+    if device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count()
+        if processes.per_node > found:
+            raise UserError(
+                f"{processes.per_node} processes, but this machine has {found} GPUs; set runtime.devices to at most "
+                f"{found}, or torchrun's --nproc-per-node"
+            )
+    if task.stream.batch_size % processes.total:
+        raise UserError(
+            f"streams.{task.name}.batch_size: {task.stream.batch_size} clips cannot be divided among "
+            f"{processes.total} processes; choose a multiple"
+        )
+    return processes
 
 
 def _key(task: Task, arithmetic: Arithmetic, frozen: FrozenStream | None) -> str:
