@@ -262,3 +262,15 @@ def test_a_changed_object_of_dvc_is_removed_since_dvc_would_restore_it(tmp_path)
     stored.write_text("vandal!")
     assert not cache.serve(key, tmp_path / "y")
     assert not stored.exists()
+
+
+def test_a_changed_object_of_dvc_is_removed_also_where_the_cache_has_forgotten_the_file(tmp_path):
+    cache = _cache(tmp_path)
+    cache.make("key", tmp_path / "x", lambda path: path.write_text("content"))
+    _commit(tmp_path, tmp_path / "x")
+    (stored,) = (path for path in (tmp_path / "objects").rglob("*") if path.is_file())
+    cache.make("other", tmp_path / "y", lambda path: path.write_text("content"))
+    assert stored.exists()
+    stored.write_text("vandal!")
+    cache.make("another", tmp_path / "y", lambda path: path.write_text("content"))
+    assert not stored.exists()

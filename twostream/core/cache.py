@@ -68,6 +68,9 @@ class FileCache:
             pending = self._pending(digest)
             pending.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(unfinished, 0o444)  # it may become a hard link of DVC's object
+            stored = self._object(digest)
+            if stored is not None and stored.is_file() and md5_of(stored) != digest:
+                stored.unlink()  # damaged: DVC would put it in place of this file
             # First the target, then `pending/`. From there, a sweep of another process (two experiments that share
             # this cache) removes the file as soon as DVC holds one of the same content, and this one would find
             # nothing to link.
