@@ -526,7 +526,7 @@ def _extraction_settings(modality: str, values: dict[str, Any], where: Path) -> 
         return Flow.model_validate({**others, **recorded})
     except ValidationError as error:
         problem = validation_reason(error)
-    raise UserError(f"{where}: cannot be used (extraction: {problem}); train the stream with `dvc repro`")
+    raise UserError(f"{where}: cannot be used (extraction: {problem}); delete it and train the stream with `dvc repro`")
 
 
 def _solver(settings: Rgb | Flow, accelerator: str) -> Solver | None:

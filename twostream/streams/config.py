@@ -72,4 +72,5 @@ def read_config(folder: Path) -> StreamConfig:
         problem = validation_reason(error)
     except (ValueError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
-    raise UserError(f"{path}: cannot be used ({problem}); train the stream with `dvc repro`")
+    remedy = "delete it and train" if path.is_file() else "train"  # DVC may take a damaged file for unchanged
+    raise UserError(f"{path}: cannot be used ({problem}); {remedy} the stream with `dvc repro`")

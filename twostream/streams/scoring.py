@@ -111,7 +111,9 @@ def _head_logits(folder: Path, examples: list[Example], features: np.ndarray) ->
         problem = reason(error)
     else:
         return logits
-    raise UserError(f"{folder}: its head cannot be used ({problem}); train the stream with `dvc repro`")
+    raise UserError(
+        f"{folder}: its head cannot be used ({problem}); delete the folder and train the stream with `dvc repro`"
+    )
 
 
 def _records(folder: Path, config: StreamConfig, score: Score, runtime: Runtime, cache: Path) -> Path:

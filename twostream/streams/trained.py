@@ -57,8 +57,8 @@ class TrainedStream:
                 model.load_state_dict(body)
         except (RuntimeError, KeyError):
             raise UserError(
-                f"{' or '.join(map(str, files))}: these are not the weights of {config.model}; train the stream with "
-                "`dvc repro`"
+                f"{' or '.join(map(str, files))}: these are not the weights of {config.model}; delete {folder} and "
+                "train the stream with `dvc repro`"
             ) from None
         self.model = model.eval().to(self.device)
         prefer_channels_last(self.model, self.device)
