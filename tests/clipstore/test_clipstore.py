@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import moving_texture
 
-from twostream.clipstore import ClipReader, encode_frame, write_clip
+from twostream.clipstore import ClipReader, decode_frame, encode_frame, write_clip
 from twostream.clipstore.frames import stored_size
 from twostream.errors import UserError
 from twostream.flow.encoding import decode_flow, encode_flow
@@ -120,3 +120,15 @@ def test_codes_give_the_same_jpeg_whatever_their_order_in_memory():
     codes = np.random.default_rng(0).integers(1, 256, (16, 24, 2), dtype=np.uint8)
     planar = np.ascontiguousarray(codes.transpose(0, 2, 1)).transpose(0, 2, 1)
     assert encode_frame(planar, 90) == encode_frame(codes, 90)
+
+
+def test_a_flipped_bit_of_a_frame_is_one_line_although_it_can_be_decoded(tmp_path):
+    write_clip(tmp_path / "clip.zip", [np.full((32, 40, 3), 90, np.uint8)] * 2, 90, {"modality": "rgb"})
+    with ClipReader(tmp_path / "clip.zip") as clip:
+        offset, size, _ = clip._entries[1].tolist()
+    content = bytearray((tmp_path / "clip.zip").read_bytes())
+    content[offset + size - 8] ^= 1  # in the coefficients
+    decode_frame(bytes(content[offset : offset + size]), "rgb")
+    (tmp_path / "clip.zip").write_bytes(content)
+    with ClipReader(tmp_path / "clip.zip") as clip, pytest.raises(UserError, match=r"clip\.zip: .* \(frame 2 .*delete"):
+        clip.frame(1)

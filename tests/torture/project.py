@@ -56,7 +56,7 @@ class Project:
         torch.save(network.state_dict(), self.folder / "data/weights/start.pt")
         project.set({"streams": {name: {"epochs": 3, "patience": 3} for name in ("cnn3d_v2", "flow3d")}})
         project.set({"streams": {"cnn3d_v2": {"weights": "data/weights/start.pt"}}})
-        for command in (["commit", "-qam", "torture"], ["gc", "-q"]):
+        for command in (["add", "data/weights/start.pt"], ["commit", "-qam", "torture"], ["gc", "-q"]):
             run(self.folder, "git", *command)
         (top / "states").mkdir()
         started = time.monotonic()

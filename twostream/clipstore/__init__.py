@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def write_clip(path: str | Path, frames: Iterable[np.ndarray], quality: int, met
 
 
 class ClipReader:
-    """Read single frames of a clip file; a context manager.
+    """Read single frames of a clip file, each compared with its CRC-32; a context manager.
 
     Attributes:
         meta: what `write_clip` was given, with `format`, `frames`, `width` and `height`.
@@ -107,12 +108,12 @@ class ClipReader:
 
     def frame(self, index: int) -> np.ndarray:
         """Decode one frame: uint8 [H, W, 3] RGB, or [H, W, 2] flow codes."""
-        offset, size, _ = self._entries[index].tolist()
+        offset, size, crc = self._entries[index].tolist()
         self._file.seek(offset)
         jpeg = self._file.read(size)
         try:
-            if len(jpeg) != size:
-                raise ValueError("cut short")
+            if zlib.crc32(jpeg) != crc:
+                raise ValueError("damaged")
             return decode_frame(jpeg, self.meta["modality"])
         except ValueError:
             raise self._damaged(f"frame {index + 1} cannot be decoded") from None

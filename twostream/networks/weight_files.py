@@ -32,7 +32,8 @@ def read_weights(path: str | Path) -> State:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such weight file; `weights:` is none, pretrained, one of the library's tags or a path"
+            f"{path}: no such weight file; `weights:` is none, pretrained, one of the library's tags or a path (a "
+            "queued experiment sees only files that git or `dvc add` tracks)"
         )
     try:
         if path.suffix == ".safetensors":
