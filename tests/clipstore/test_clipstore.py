@@ -131,4 +131,4 @@ def test_a_flipped_bit_of_a_frame_is_one_line_although_it_can_be_decoded(tmp_pat
     decode_frame(bytes(content[offset : offset + size]), "rgb")
     (tmp_path / "clip.zip").write_bytes(content)
     with ClipReader(tmp_path / "clip.zip") as clip, pytest.raises(UserError, match=r"clip\.zip: .* \(frame 2 .*delete"):
-        clip.frame(1)
+        clip.check()

@@ -155,6 +155,22 @@ def test_pulled_clips_of_other_settings_are_not_used(scene, monkeypatch, demo_va
     assert counts == {"clips": 4, "extracted": 4, "cached": 0}
 
 
+def test_a_clip_that_was_damaged_before_dvc_took_it_is_extracted_again(scene, monkeypatch):
+    folder, clips, params = scene
+    monkeypatch.chdir(folder)
+    _run(scene, params.rgb)
+    before = _bytes(Path("out"))
+    clip = next(path for path in Path("out").rglob("*.zip"))
+    content = bytearray(clip.read_bytes())
+    content[len(content) // 3] ^= 1
+    clip.unlink()
+    clip.write_bytes(content)
+    as_pulled("out", "objects")
+    counts = extract_rgb(clips, Path("videos"), Path("out"), params.rgb, FileCache("lost", "objects"), 1)
+    assert counts == {"clips": 4, "extracted": 1, "cached": 3}
+    assert _bytes(Path("out")) == before
+
+
 def test_a_changed_video_is_extracted_again(scene):
     folder, _, params = scene
     _run(scene, params.rgb)

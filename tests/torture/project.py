@@ -36,7 +36,9 @@ STATES = {  # by name, the stages that have run
     "built": (),
 }
 OUTPUTS = ("data", "models", "metrics")
-_DAMAGED = re.compile(r"^ERROR: (?:'([^'\n]+)'.*: not made by a stage|([^:\n]+): .*; delete it and )", re.MULTILINE)
+_DAMAGED = re.compile(
+    r"^ERROR: (?:'([^'\n]+)'.*: not made by a stage|([^:\n]+): .*[;,] (?:or )?delete it and )", re.MULTILINE
+)
 CUT_SHORT = {  # what DVC says of a file that it wrote in place, and the file
     "Unable to read RWLock-file": ".dvc/tmp/rwlock",
     "dvc.lock' validation failed": "dvc.lock",

@@ -108,15 +108,23 @@ class ClipReader:
 
     def frame(self, index: int) -> np.ndarray:
         """Decode one frame: uint8 [H, W, 3] RGB, or [H, W, 2] flow codes."""
+        try:
+            return decode_frame(self._jpeg(index), self.meta["modality"])
+        except ValueError:
+            raise self._damaged(f"frame {index + 1} cannot be decoded") from None
+
+    def check(self) -> None:
+        """Compare every frame with its CRC-32; raise a UserError at the first that differs."""
+        for index in range(len(self)):
+            self._jpeg(index)
+
+    def _jpeg(self, index: int) -> bytes:
         offset, size, crc = self._entries[index].tolist()
         self._file.seek(offset)
         jpeg = self._file.read(size)
-        try:
-            if zlib.crc32(jpeg) != crc:
-                raise ValueError("damaged")
-            return decode_frame(jpeg, self.meta["modality"])
-        except ValueError:
-            raise self._damaged(f"frame {index + 1} cannot be decoded") from None
+        if zlib.crc32(jpeg) != crc:
+            raise self._damaged(f"frame {index + 1} has changed")
+        return jpeg
 
     def _damaged(self, why: object) -> UserError:
         return UserError(f"{self.path}: not a sound clip file ({why}); delete it and run `dvc repro`")

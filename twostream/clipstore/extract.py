@@ -309,6 +309,7 @@ def _pulled(job: Job, out: Path) -> dict[str, Path]:
     pulled = {}
     for stored in recorded.values():
         with contextlib.suppress(UserError), ClipReader(stored) as clip:  # skips the fingerprint and damaged files
+            clip.check()  # what was damaged before DVC took it has the digest that DVC expects
             pulled[job.key(clip.meta["source"].removeprefix("sha256:"), clip.meta.get("span"))] = stored
     return pulled
 

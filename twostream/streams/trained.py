@@ -49,7 +49,10 @@ class TrainedStream:
         for path in files:
             if not path.is_file():
                 raise UserError(f"{path}: is missing; train the stream with `dvc repro`")
-        body, *head = map(read_weights, files)
+        try:
+            body, *head = map(read_weights, files)
+        except UserError as error:
+            raise UserError(f"{error}, or delete it and train the stream with `dvc repro`") from None
         try:
             if head:
                 load_head(model, body, *head)

@@ -231,6 +231,8 @@ def _pulled(cache: FileCache, key: str, files: dict[str, str], model_dir: Path) 
     config = read_json(recorded.get("config.json"))
     if not isinstance(config, dict) or config.get("key") != key or not set(files) <= set(recorded):
         return {}
+    if not is_intact(recorded["model.pt"]):  # it was damaged before DVC took it
+        return {}
     return {name: recorded[name] for name in files}
 
 
