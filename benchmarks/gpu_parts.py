@@ -187,17 +187,17 @@ def fed_steps(setup: Setup) -> Iterator[Row]:
 )
 def recipe(setup: Setup) -> Iterator[Row]:
     from twostream.streams.fitting import fit
-    from twostream.streams.task import Arithmetic, Task
+    from twostream.streams.task import Arithmetic, Processes, Task
 
     examples = _packed(setup)["flow"]
     val = examples[::3]
     stream = _stream("temporal", **setup.size({}, {"model": "flow3d", "size": 32, "epochs": 1, "batch_size": 2}))
     classes = [str(label) for label in sorted({example.label for example in examples})]
     task = Task("temporal", "flow", stream, classes, [one for one in examples if one not in val], val, 0, "auto")
-    cpu, gpu = Arithmetic("cpu", 1, "32-true"), Arithmetic("cuda", 1, "bf16-mixed")
+    cpu, gpu = Arithmetic("cpu", "32-true"), Arithmetic("cuda", "bf16-mixed")
     for turn, arithmetic in enumerate(setup.size([gpu, gpu, cpu], [cpu])):
         start = time.perf_counter()
-        trained = fit(task, setup.work / f"{turn}.ckpt", _NoCurves(), setup.size(0, 1), arithmetic)
+        trained = fit(task, setup.work / f"{turn}.ckpt", _NoCurves(), setup.size(0, 1), arithmetic, Processes(1, 1))
         last = trained.history[-1]
         row = {"device": arithmetic.device, "epochs": last["epoch"], "seconds": time.perf_counter() - start}
         row |= {"validation loss": last["val_loss"], "top-1": last["val_top1"]}
