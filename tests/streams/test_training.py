@@ -182,6 +182,29 @@ def test_a_model_that_was_pulled_is_not_trained_again(task, tmp_path, monkeypatc
         train_stream(task, FileCache("fourth", "objects"), *runtime)
 
 
+def test_a_model_that_was_damaged_before_dvc_took_it_is_trained_again(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = _with(task, epochs=1)
+    runtime, model = (RUNTIME, Path("models/v2-1"), Path("curves")), Path("models/v2-1/model.pt")
+    train_stream(task, FileCache("first", None), *runtime)
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.unlink()
+    model.write_bytes(content)
+    as_pulled("models/v2-1", "objects")
+    assert finished_epochs(task, FileCache("second", "objects"), *runtime[:2]) == 0
+
+
+def test_a_damaged_state_starts_the_training_again(task, tmp_path, capsys):
+    task, cache = _with(task, epochs=1), FileCache(tmp_path / "cache", None)
+    state = training._state(cache, training._key(task, training._arithmetic(task, RUNTIME), None))
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"PK cut short")
+    assert _finished(task, tmp_path) == 0
+    _train(task, tmp_path)
+    assert "v2: the state of an earlier run is damaged, starting again\n" in capsys.readouterr().out
+
+
 def test_renamed_clips_in_the_same_order_are_not_trained_again(task, tmp_path):
     _train(task, tmp_path)
     renamed = [dataclasses.replace(example, clip_id=f"{example.clip_id}-new") for example in task.train]

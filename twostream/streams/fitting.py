@@ -262,8 +262,10 @@ class _Epochs(Checkpoint):
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state["callbacks"][self.state_key])
             curves.update(self.history)
-            if is_first_process():
-                print(f"{task.name}: going on after epoch {len(self.history)}", flush=True)
+        if path.is_file() and is_first_process():
+            after = f"going on after epoch {len(self.history)}"
+            damaged = "the state of an earlier run is damaged, starting again"
+            print(f"{task.name}: {after if self.history else damaged}", flush=True)
 
     def best(self) -> dict[str, Any]:
         return best_epoch(self.history, len(self.task.val))

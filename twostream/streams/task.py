@@ -37,7 +37,7 @@ class Arithmetic(NamedTuple):
 
 
 class Processes(NamedTuple):
-    """How many processes train together: they divide every batch, which changes results by no more than rounding."""
+    """How many processes train together. They divide every batch; docs/cluster.md says how results depend on this."""
 
     per_node: int  # one per GPU
     nodes: int

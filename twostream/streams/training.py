@@ -81,9 +81,6 @@ def _train_network(
     from twostream.streams.fitting import fit
 
     state = _state(cache, key)
-    if state.is_file() and not is_intact(state):
-        print(f"{task.name}: the state of an earlier run is damaged, starting again", flush=True)
-        state.unlink()
     trained = fit(task, state, curves, runtime.workers, arithmetic, _processes(task, arithmetic.device, runtime))
     best = best_epoch(trained.history, len(task.val))
     print(f"{task.name}: best epoch {best['epoch']} of {len(trained.history)}, {best['val_top1']:.1%} on validation")
@@ -268,29 +265,26 @@ def _arithmetic(task: Task, runtime: Runtime) -> Arithmetic:
 
 
 def _processes(task: Task, device: str, runtime: Runtime) -> Processes:
-    """Return those that torchrun started, or one per GPU of `runtime.devices`; one on a CPU.
+    """Return how many processes torchrun started; without it, one per GPU of `runtime.devices`, and one on a CPU.
 
     Raises:
-        UserError: fewer GPUs than that, or a batch that they cannot divide.
+        UserError: the machine has fewer GPUs than processes, or they cannot divide the batch evenly.
     """
-    if by_torchrun():
-        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
-        processes = Processes(per_node, int(os.environ["WORLD_SIZE"]) // per_node)
-    elif device == "cuda":
-        import torch
-
-        processes = Processes(runtime.devices or torch.cuda.device_count(), 1)
-    else:
-        processes = Processes(1, 1)
+    gpus = 0
     if device == "cuda":
         import torch
 
-        found = torch.cuda.device_count()
-        if processes.per_node > found:
-            raise UserError(
-                f"{processes.per_node} processes, but this machine has {found} GPUs; set runtime.devices to at most "
-                f"{found}, or torchrun's --nproc-per-node"
-            )
+        gpus = torch.cuda.device_count()
+    if by_torchrun():
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        processes = Processes(per_node, int(os.environ["WORLD_SIZE"]) // per_node)
+    else:
+        processes = Processes((runtime.devices or gpus) if gpus else 1, 1)
+    if gpus and processes.per_node > gpus:
+        raise UserError(
+            f"{processes.per_node} processes, but this machine has {gpus} GPUs; set runtime.devices to at most {gpus}, "
+            "or torchrun's --nproc-per-node"
+        )
     if task.stream.batch_size % processes.total:
         raise UserError(
             f"streams.{task.name}.batch_size: {task.stream.batch_size} clips cannot be divided among "
