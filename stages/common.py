@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from twostream.core import cluster
 from twostream.core.cache import FileCache
 from twostream.core.parallel import exit_with_parent
 from twostream.errors import UserError, is_of_the_disk, reason
 from twostream.params import Params, load_params
+
+if TYPE_CHECKING:
+    from twostream.clipstore.extract import Job
 
 FROM_CACHE = "from the cache"  # what a stage's `cost` calls work that is done
 
@@ -99,6 +103,27 @@ def find_cache() -> FileCache:
         return FileCache(Path(".cache"), None)
     cache_dir = Path(Config(dvc_dir)["cache"].get("dir") or Path(dvc_dir) / "cache")
     return FileCache(cache_dir / "twostream", cache_dir / "files" / "md5")
+
+
+def extract_clips(modality: str, extract: Callable[..., dict[str, int]], settings: Any, workers: int) -> None:
+    """Write the files of all readable clips into data/<modality>/ with a function of `twostream.clipstore.extract`."""
+    from twostream.core.outputs import replaced
+    from twostream.datasets.tables import read_clips
+
+    clips, out, cache = read_clips("data/clips.csv"), Path("data", modality), open_cache()
+    with replaced([out], cache, empties=False):
+        counts = extract(clips, Path("data/videos"), out, settings, cache, workers)
+    print(f"{modality}: {{clips}} clips, {{extracted}} extracted, {{cached}} from the cache".format(**counts))
+
+
+def extraction_cost(job: Job) -> dict[str, int]:
+    """Return how many clips an extraction would extract, and how many it would take from the cache."""
+    from twostream.clipstore.extract import count_missing
+    from twostream.datasets.tables import read_clips
+
+    out = Path("data", job.modality)
+    todo, cached = count_missing(read_clips("data/clips.csv"), Path("data/videos"), out, job)
+    return {"clips to extract": todo, FROM_CACHE: cached}
 
 
 def modality_of(params: Params, stream: str) -> str:

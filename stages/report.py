@@ -5,14 +5,16 @@ from pathlib import Path
 import cv2
 
 from stages.common import run
+from twostream.core.cache import recorded_outputs
 from twostream.core.files import atomic_path
 from twostream.datasets.tables import read_clips, read_split
 from twostream.params import Params
 from twostream.report.page import write_report
-from twostream.report.results import input_digests, read_results
+from twostream.report.results import read_results
 from twostream.report.strips import choose_examples, read_example, strips_image
 
 DATA, METRICS = Path("data"), Path("metrics")
+INPUTS = ("data/videos", "data/annotations", "data/clips.csv", "data/splits")
 CLIPS_IN_IMAGE = 3
 
 
@@ -20,7 +22,7 @@ def report(params: Params) -> None:
     """Write metrics/report.html and metrics/examples.jpg, an image of some clips with their flow."""
     clips, numbers = read_clips(DATA / "clips.csv"), params.dataset.splits
     splits = {n: read_split(DATA / f"splits/{n}.csv") for n in numbers}
-    results = read_results(METRICS, numbers)
+    results, recorded = read_results(METRICS, numbers), recorded_outputs()
     examples, wrong, in_image = (
         [read_example(DATA, clip_id, params.flow.bound) for clip_id in clip_ids]
         for clip_ids in (
@@ -39,7 +41,7 @@ def report(params: Params) -> None:
         results=results,
         examples=examples,
         mistake_examples=wrong,
-        digests=input_digests(clips, DATA / "rgb", ["data/clips.csv", *(f"data/splits/{n}.csv" for n in numbers)]),
+        digests={path: recorded[path]["md5"] for path in INPUTS if path in recorded},
     )
 
 

@@ -75,9 +75,7 @@ def import_annotations(
         marks = list(_read(file, format, layer, fps))
         if not marks:
             of_layer = f" in {layer!r}" if layer else ""
-            raise UserError(
-                f"{file}: holds no labelled time segments{of_layer}; export them, or choose another --layer"
-            )
+            raise UserError(f"{file}: holds no labelled time segments{of_layer}; export them or use another --layer")
         for mark in marks:
             path = _find_video(mark, file, found, videos)
             try:

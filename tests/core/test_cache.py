@@ -51,7 +51,7 @@ def test_a_changed_file_is_never_served(tmp_path):
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
     (pending,) = (path for path in (tmp_path / "cache" / "pending").rglob("*") if path.is_file())
     os.chmod(pending, 0o644)
-    pending.write_text("vandal!")  # as an edit of `x` does where it is a hard link
+    pending.write_text("vandal!")
     assert not cache.serve(key, tmp_path / "y")
     assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
     assert (tmp_path / "y").read_text() == "content"
@@ -121,10 +121,11 @@ def test_sweep_removes_what_nobody_builds_any_more(tmp_path):
 def test_a_file_that_is_swept_while_it_is_served_is_built(tmp_path, monkeypatch):
     cache, key = _cache(tmp_path), key_of(a=1)
     cache.make(key, tmp_path / "x", lambda path: path.write_text("content"))
-    pending = cache._copies(key)
+    digest, copies = cache._copies(key)
+    pending = list(copies)
     _commit(tmp_path, tmp_path / "x")
     cache.sweep()
-    monkeypatch.setattr(cache, "_copies", lambda key: pending)
+    monkeypatch.setattr(cache, "_copies", lambda key: (digest, iter(pending)))
     assert cache.make(key, tmp_path / "y", lambda path: path.write_text("content")) is True
 
 

@@ -570,3 +570,10 @@ def test_gpus_divide_the_batch_and_do_not_change_the_key(task, monkeypatch):
 def test_batch_norms_in_several_processes_on_a_cpu_are_one_line(task):
     with pytest.raises(UserError, match=r"streams\.v2: several processes train cnn3d_v2 on GPUs only.*freeze_bn: all"):
         fitting._Module(task, "cpu", 2)
+
+
+def test_a_last_batch_of_one_clip_that_a_batch_norm_cannot_use_is_one_line(task, tmp_path):
+    task = _with(task, model="flow3d", sampling={**task.stream.sampling.model_dump(), "frames": 1})
+    task = dataclasses.replace(task, train=task.train[:5])
+    with pytest.raises(UserError, match=r"streams\.v2: of 5 clips, the last batch has one.*change batch_size"):
+        _train(task, tmp_path)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -36,9 +35,6 @@ STATES = {  # by name, the stages that have run
     "built": (),
 }
 OUTPUTS = ("data", "models", "metrics")
-_DAMAGED = re.compile(
-    r"^ERROR: (?:'([^'\n]+)'.*: not made by a stage|([^:\n]+): .*[;,] (?:or )?delete it and )", re.MULTILINE
-)
 CUT_SHORT = {  # what DVC says of a file that it wrote in place, and the file
     "Unable to read RWLock-file": ".dvc/tmp/rwlock",
     "dvc.lock' validation failed": "dvc.lock",
@@ -106,23 +102,17 @@ class Project:
             pass
         return begun.process.exitcode or 0, begun.output
 
-    def finish(self, *targets: str, deletes_files: bool = False) -> str:
+    def finish(self, *targets: str) -> str:
         """Run `dvc repro`, which has to succeed, and return its output.
 
         DVC writes two files in place. Where a kill or a full disk has cut one short, DVC says so, and the remedy of
         docs/reruns.md has to be enough: the lock file that git has (here none), and no list of running stages.
-
-        Args:
-            deletes_files: also do what a stage asks for where a file in an output is not what was written.
         """
         code, output = self.run("dvc", "repro", *targets)
         for message, file in CUT_SHORT.items():
             if code and message in output:
                 (self.folder / file).unlink()
                 code, output = self.run("dvc", "repro", *targets)
-        while code and deletes_files and (damaged := _DAMAGED.search(output)):
-            (self.folder / (damaged[1] or damaged[2])).unlink()
-            code, output = self.run("dvc", "repro", *targets)
         if code:
             raise Lost(f"dvc repro failed: {output[-600:]!r}")
         return output

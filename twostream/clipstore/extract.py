@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from twostream.flow.batch import BatchSolver
 
 _HERE = Path(__file__).parent
-_ATTEMPTS = 3
 FINGERPRINT_FILE = "extraction.json"  # in the folder of the clips
 
 
@@ -64,7 +63,6 @@ class Result(NamedTuple):
     clip: Clip
     status: Literal["cached", "extracted", "missing", "failed"]
     reason: str = ""
-    state: tuple[int, int] | None = None  # of the file: its size and time of change
 
 
 @dataclass(frozen=True)
@@ -180,13 +178,6 @@ def extract(
     if any(clip.span for clip in todo):
         todo = _with_digests(todo, workers, job, digests)
     results = _extract(todo, out, job, workers, extract_all, digests)
-    for _ in range(_ATTEMPTS):
-        # Without reflinks, files of the cache are hard links of the outputs, so that damage to one is damage to both.
-        changed = [result.clip for result in results if result.state and result.state != _state(result.clip.target)]
-        for clip in changed:
-            clip.target.unlink(missing_ok=True)
-        again = {result.clip.clip_id: result for result in _extract(changed, out, job, workers, extract_all, digests)}
-        results = [again.get(result.clip.clip_id, result) for result in results]
 
     failed = sorted((result for result in results if result.status == "failed"), key=lambda one: one.clip.clip_id)
     if failed:
@@ -194,18 +185,18 @@ def extract(
         raise UserError(f"{len(failed)} clips cannot be read any more: {named}; run `dvc repro --force probe`")
     with atomic_path(out / FINGERPRINT_FILE) as file:
         file.write_text(json.dumps(job.fingerprint, indent=1, sort_keys=True) + "\n")
-    _remove_others(out, {out / FINGERPRINT_FILE, *(clip.target for clip in todo)})
+    _remove_others(out, {str(out / FINGERPRINT_FILE), *(str(clip.target) for clip in todo)})
     digests.save()
     extracted = sum(result.status == "extracted" for result in results)
     return {"clips": len(todo), "extracted": extracted, "cached": len(todo) - extracted}
 
 
-def _remove_others(folder: Path, wanted: set[Path]) -> None:
+def _remove_others(folder: Path, wanted: set[str]) -> None:
     """Delete every file in a folder that is not wanted, and the folders that are then empty."""
     for place, folders, names in os.walk(folder, topdown=False):
-        for path in (Path(place, name) for name in names):
-            if path not in wanted:
-                path.unlink()
+        for name in names:
+            if (file := os.path.join(place, name)) not in wanted:
+                os.unlink(file)
         for path in (Path(place, name) for name in folders):
             if path.is_symlink():
                 path.unlink()
@@ -224,7 +215,8 @@ def _extract(
     """Serve clips from the cache as far as it has them, and extract the others."""
     if not todo:
         return []
-    look_up = functools.partial(in_threads, functools.partial(_look_up, job, digests), workers=workers)
+    threads = digests.threads(workers)
+    look_up = functools.partial(in_threads, functools.partial(_look_up, job, digests), workers=threads)
     results = look_up(todo, what=f"{job.modality}: cached")
     if any(result.status == "missing" for result in results) and _adopt(job, out):
         missing = [result.clip for result in results if result.status == "missing"]
@@ -236,14 +228,6 @@ def _extract(
     if missing:
         results += extract_all(job, missing)
     return results
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    """Return size and time of change of a file; None if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        status = file.stat()
-        return status.st_size, status.st_mtime_ns
-    return None
 
 
 def count_missing(clips: pd.DataFrame, videos: Path, out: Path, job: Job) -> tuple[int, int]:
@@ -272,9 +256,8 @@ def _with_digests(clips: list[Clip], workers: int, job: Job, digests: Digests) -
         return ""
 
     videos = list(dict.fromkeys(clip.video for clip in clips))
-    of_video = dict(
-        zip(videos, in_threads(digest, videos, workers=workers, what=f"{job.modality}: videos"), strict=True)
-    )
+    found = in_threads(digest, videos, workers=digests.threads(workers), what=f"{job.modality}: videos")
+    of_video = dict(zip(videos, found, strict=True))
     return [clip._replace(sha256=of_video[clip.video]) for clip in clips]
 
 
@@ -286,7 +269,7 @@ def _look_up(job: Job, digests: Digests, clip: Clip) -> Result:
         return Result(clip, "failed", reason(error))
     if not job.cache.serve(job.key(clip.sha256, clip.span), clip.target, digests.md5):
         return Result(clip, "missing")
-    return Result(clip, "cached", state=_state(clip.target))
+    return Result(clip, "cached")
 
 
 def _adopt(job: Job, out: Path) -> bool:
@@ -329,7 +312,7 @@ def _write(job: Job, clip: Clip, frames: Callable[[], Generator[np.ndarray]]) ->
         extracted = job.cache.make(job.key(clip.sha256, clip.span), clip.target, build)
     except VideoError as error:
         return Result(clip, "failed", str(error))
-    return Result(clip, "extracted" if extracted else "cached", state=_state(clip.target))
+    return Result(clip, "extracted" if extracted else "cached")
 
 
 def _compile_kernels(settings: Flow) -> None:

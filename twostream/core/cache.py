@@ -73,8 +73,9 @@ class FileCache:
                 stored.unlink()  # damaged: DVC would put it in place of this file
             # First the target, then `pending/`. From there, a sweep of another process (two experiments that share
             # this cache) removes the file as soon as DVC holds one of the same content, and this one would find
-            # nothing to link.
-            share(unfinished, target)
+            # nothing to copy. A copy, no hard link: damage to a file of the cache must not reach an output before DVC
+            # has read it.
+            share(unfinished, target, may_link=False)
             os.replace(unfinished, pending)
         self._write_entry(key, digest)
 
@@ -92,7 +93,7 @@ class FileCache:
                 # A file that was edited in place or cut short by a power failure must not spread.
                 if md5(stored) == digest or md5_of(stored) == digest:  # nothing is deleted that was not read now
                     if not (target.is_file() and not target.is_symlink() and md5(target) == digest):
-                        share(stored, target)
+                        share(stored, target, may_link=stored == self._object(digest))
                     with contextlib.suppress(OSError):
                         os.utime(self._entry(key))  # its age counts from here, see `prune`
                     return True
@@ -102,7 +103,7 @@ class FileCache:
 
     def has(self, key: str) -> bool:
         """Return whether there is a recorded file for `key`; only `serve` also compares its content."""
-        return bool(self._copies(key)[1])
+        return any(self._copies(key)[1])
 
     def recorded(self, output: Path) -> dict[str, Path]:
         """Return the files of an output folder as dvc.lock records them: path in the folder, and DVC's object.
@@ -149,14 +150,14 @@ class FileCache:
         finally:
             path.unlink(missing_ok=True)
 
-    def _copies(self, key: str) -> tuple[str, list[Path]]:
+    def _copies(self, key: str) -> tuple[str, Iterator[Path]]:
         """Return the recorded digest of the file for `key`, and the files that should have this content."""
         entry = read_json(self._entry(key))
         digest = entry.get("md5") if isinstance(entry, dict) else None
         if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-            return "", []
-        stored = (self._object(digest), self._pending(digest))
-        return digest, [path for path in stored if path is not None and path.is_file()]
+            return "", iter(())
+        stored = (place(digest) for place in (self._object, self._pending))
+        return digest, (path for path in stored if path is not None and path.is_file())
 
     def _write_entry(self, key: str, digest: str) -> None:
         with atomic_path(self._entry(key)) as entry:
@@ -236,14 +237,16 @@ def _stored(folder: Path, digest: str) -> Path:
     return Path(f"{folder}/{digest[:2]}/{digest[2:]}")
 
 
-def share(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` atomically and at the least cost: reflink, else hard link, else copy."""
+def share(source: Path, target: Path, may_link: bool = True) -> None:
+    """Give `target` the content of `source` atomically and at the least cost: reflink, else hard link, else copy."""
     with atomic_path(target) as temporary:
-        if not reflink(source, temporary):
-            try:
+        if reflink(source, temporary):
+            return
+        if may_link:
+            with contextlib.suppress(OSError):
                 os.link(source, temporary)
-            except OSError:
-                shutil.copyfile(source, temporary)
+                return
+        shutil.copyfile(source, temporary)
 
 
 def key_of(**parts: object) -> str:

@@ -68,7 +68,7 @@ def replaced(folders: Iterable[Path], cache: FileCache, empties: bool = True) ->
         yield
     finally:
         for folder in folders:
-            _write_note(folder, cache, {path.as_posix(): _state(folder / path) for path in _files(folder)})
+            _write_note(folder, cache, {path: _state(f"{folder}/{path}") for path in _files(folder)})
 
 
 def refuse_foreign(folders: Iterable[Path], cache: FileCache) -> None:
@@ -93,7 +93,7 @@ def foreign_files(folder: Path, cache: FileCache) -> list[Path]:
     """Return the files in an output folder that no stage made."""
     if folder.is_symlink():
         return [folder]
-    found = {path: os.lstat(folder / path) for path in _files(folder)}
+    found = {path: os.lstat(f"{folder}/{path}") for path in _files(folder)}
     if (len(found), sum(status.st_size for status in found.values())) == _recorded(folder):
         return []
     written = read_json(_note(folder, cache))
@@ -104,8 +104,8 @@ def foreign_files(folder: Path, cache: FileCache) -> list[Path]:
     return sorted(
         folder / path
         for path, status in found.items()
-        if status.st_size != stored.get(path.as_posix())
-        and written.get(path.as_posix()) != _state(folder / path)
+        if status.st_size != stored.get(path)
+        and written.get(path) != [status.st_size, status.st_mtime_ns]
         and not (status.st_nlink > 1 and stat.S_ISREG(status.st_mode))  # its content has another name, and stays
         and not ((folder / path).is_file() and cache.holds(md5_of(folder / path)))
     )
@@ -131,7 +131,7 @@ def _write_note(folder: Path, cache: FileCache, content: dict[str, Any]) -> None
         note.write_text(json.dumps(content))
 
 
-def _state(path: Path) -> list[int]:
+def _state(path: str) -> list[int]:
     status = os.lstat(path)
     return [status.st_size, status.st_mtime_ns]
 
@@ -142,11 +142,12 @@ def _recorded(folder: Path) -> tuple[int, int] | None:
     return (recorded["nfiles"], recorded["size"]) if "nfiles" in recorded else None
 
 
-def _files(output: Path) -> Iterator[Path]:
+def _files(output: Path) -> Iterator[str]:
+    """Yield the paths in an output folder of its files and links."""
     for folder, folders, names in os.walk(output):
         for name in (*names, *(name for name in folders if os.path.islink(os.path.join(folder, name)))):
             if not name.startswith("._") and name not in _LEFT_BY_FILE_BROWSERS:
-                yield Path(folder, name).relative_to(output)
+                yield os.path.join(folder, name)[len(os.fspath(output)) + 1 :]
 
 
 def _links(source: str) -> Iterator[str]:

@@ -114,7 +114,8 @@ def _keys(sources: list[Source], workers: int, digests: Digests) -> list[str]:
             return secrets.token_hex()  # found nowhere: probing the file gives the reason
 
     paths = list(dict.fromkeys(path for path, _ in sources))
-    contents = dict(zip(paths, in_threads(digest, paths, workers=workers, what="probe: cached"), strict=True))
+    found = in_threads(digest, paths, workers=digests.threads(workers), what="probe: cached")
+    contents = dict(zip(paths, found, strict=True))
     return [
         # FFmpeg lets the ending decide between containers that look alike.
         key_of(sha256=contents[path], ending=path.suffix.lower(), **({"span": span} if span else {}), **decoder)

@@ -92,7 +92,7 @@ def write_report(
         results: the results of the earlier stages.
         examples: clips to show as film strips.
         mistake_examples: the same for clips of `results.mistakes`; a mistake without one is listed without frames.
-        digests: names of inputs and their digests.
+        digests: names of inputs and their MD5.
     """
     page = (
         _environment()
@@ -117,7 +117,7 @@ def write_report(
             yaml=yaml.safe_dump(params.model_dump(by_alias=True), sort_keys=False, allow_unicode=True, width=100),
             loaded=_loaded_table(results.loaded),
             versions=Table("Software", ("Software", "Version"), list(software_versions().items())),
-            digests=Table("Digests of the inputs", ("Input", "SHA-256"), list(digests.items())),
+            digests=Table("Digests of the inputs in dvc.lock", ("Input", "MD5"), list(digests.items())),
         )
     )
     with atomic_path(out) as temporary:

@@ -1,19 +1,15 @@
-"""Inputs of the report: the results of earlier stages, software versions, and digests of the data."""
+"""Inputs of the report: the results of earlier stages, and software versions."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from twostream.clipstore import ClipReader
-from twostream.core.files import sha256_of
 from twostream.fusion.events import read_events
 from twostream.report.explore import Exploration, read_exploration
 
@@ -75,16 +71,3 @@ def _read_table(path: Path) -> pd.DataFrame:
 def software_versions() -> dict[str, str]:
     """Return the version of Python and of the libraries that shape results."""
     return {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE}
-
-
-def input_digests(clips: pd.DataFrame, rgb: Path, tables: Iterable[str]) -> dict[str, str]:
-    """Return SHA-256 digests: one of all videos, and one of each table.
-
-    The first covers the names of all readable clips and the digests of their videos, which extraction stored with the
-    RGB frames in the folder `rgb`.
-    """
-    digest = hashlib.sha256()
-    for clip_id in sorted(clips.loc[clips["status"] == "ok", "clip_id"]):
-        with ClipReader(rgb / f"{clip_id}.zip") as clip:
-            digest.update(json.dumps([clip_id, clip.meta["source"]]).encode())
-    return {"data/videos, readable clips": digest.hexdigest()} | {path: sha256_of(path) for path in tables}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -97,7 +98,8 @@ def keep_or_copy(source: Path, target: Path, before: Path, digests: Digests, dis
     A copy has to be read again, by DVC and by the stages; a file that stays has not.
     """
     with contextlib.suppress(OSError):  # there is none, or `copy_file` says what is wrong with the source
-        is_alike = before.is_file() and not before.is_symlink() and before.stat().st_size == source.stat().st_size
+        old = os.lstat(before)
+        is_alike = stat.S_ISREG(old.st_mode) and old.st_size == os.stat(source).st_size
         if is_alike and digests.sha256(before) == digests.sha256(source):
             os.link(before, target)
             return

@@ -81,7 +81,15 @@ def _train_network(
     from twostream.streams.fitting import fit
 
     state = _state(cache, key)
-    trained = fit(task, state, curves, runtime.workers, arithmetic, _processes(task, arithmetic.device, runtime))
+    try:
+        trained = fit(task, state, curves, runtime.workers, arithmetic, _processes(task, arithmetic.device, runtime))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"streams.{task.name}: of {len(task.train)} clips, the last batch has one, in which a batch norm of "
+            f"{task.stream.model} finds one value per channel; change batch_size, or set a larger size"
+        ) from None
     best = best_epoch(trained.history, len(task.val))
     print(f"{task.name}: best epoch {best['epoch']} of {len(trained.history)}, {best['val_top1']:.1%} on validation")
     source = weights_source(task.stream.model, task.stream.weights)
