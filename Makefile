@@ -1,7 +1,8 @@
 # make demo: set everything up and run the whole pipeline on the generated data set. make test: set up, lint, test.
 PYTHON ?= python3
 BIN := .venv/bin
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One test process more than cores, since many tests wait for others; four at most, for memory.
+PARALLEL := -n $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4))) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-fast torture lint clean

@@ -131,6 +131,7 @@ def test_a_worker_with_other_code_is_named(scheduler, tmp_path, content):
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setattr(cluster, "_ANSWER_S", 2)
     monkeypatch.setenv(cluster.VARIABLE, "tcp://127.0.0.1:9")
     with pytest.raises(UserError, match=r"no scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         list(unordered(slow_square, [1], workers=1, what="test"))

@@ -76,9 +76,11 @@ def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_an
 ):
     clone = make_project(tmp_path / "clone", miniature(demo_values))
     output = interrupted(clone, signal.SIGINT, ["dvc", "repro"], "epoch 2/5")
-    done = len(re.findall(r"epoch \d/5:", output))
-    assert done < 5, "stopped too late to mean anything"
-    assert f"spatial: the next run starts with epoch {done + 1}\n" in output
+    shown = len(re.findall(r"epoch \d/5:", output))
+    assert shown < 5, "stopped too late to mean anything"
+    # An epoch is shown after its state is saved, and the signal can come between the two.
+    done = int(re.search(r"spatial: the next run starts with epoch (\d)\n", output)[1]) - 1
+    assert done - shown in (0, 1)
     assert "\nstopped; finished work is kept: run the same command again to go on\n" in output
     assert STOPPED.search(output) and "Traceback" not in output
 
@@ -86,11 +88,12 @@ def test_a_fresh_clone_stopped_and_killed_in_training_loses_no_finished_epoch_an
     assert f"spatial: going on after epoch {done}\n" in output
     first, second = output.split("best epoch")
     assert len(re.findall(r"epoch \d/5:", first)) == 5 - done
-    done = len(re.findall(r"epoch \d/5:", second))
-    assert done < 5, "killed too late to mean anything"
+    shown = len(re.findall(r"epoch \d/5:", second))
+    assert shown < 5, "killed too late to mean anything"
 
     output = dvc(clone, "repro")
-    assert f"spatial: going on after epoch {done}\n" in output
+    done = int(re.search(r"spatial: going on after epoch (\d)\n", output)[1])
+    assert done - shown in (0, 1)
     assert len(re.findall(r"epoch \d/5:", output)) == 5 - done
     first, second = (yaml.safe_load((project / "dvc.lock").read_text()) for project in (built, clone))
     assert first == second  # with the digest of every output

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 VARIABLE = "TWOSTREAM_CLUSTER"  # the environment variable with the scheduler's address, or the path of its file
+_ANSWER_S = 15  # seconds that a scheduler has to answer
 _MOST_PER_TASK = 8  # a lost worker costs the tasks that it had
 
 Item = TypeVar("Item")
@@ -68,7 +69,7 @@ def _connect(address: str) -> Client:
 
     where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
     try:
-        client = Client(**where, timeout=15)
+        client = Client(**where, timeout=_ANSWER_S)
     except (OSError, ValueError) as error:
         raise UserError(f"{VARIABLE}: no scheduler answers at {address!r} ({reason(error)})") from None
     try:
