@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL := -n $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4))) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast torture lint clean
+.PHONY: demo test test-fast test-cluster torture lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -18,6 +18,11 @@ test: .venv/installed lint
 # For the inner loop: without the tests that are marked slow.
 test-fast: .venv/installed
 	python -m pytest $(PARALLEL) -m "not slow"
+
+# A Dask cluster, an S3 server and torchrun, all on this machine. What cannot be installed is skipped, with the reason.
+test-cluster: .venv/installed
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[cluster]' 'moto[server]==5.2.5' dvc-s3==3.3.0
+	python -m pytest -rs tests/core/test_cluster.py tests/stages/test_remote.py tests/streams/test_processes.py
 
 # Kills, full disks, damaged caches, hostile files and servers; ends with a table of what became of them.
 torture: .venv/installed

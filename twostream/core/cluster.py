@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from twostream.core.allocator import undo_dasks_setting
 from twostream.errors import UserError, reason
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def spread(
     with _connect(scheduler()) as client:
         _check_workers(client)
         threads = max(1, sum(client.nthreads().values()))
-        size = max(1, min(most_per_task, len(items) // (4 * threads)))
+        size = max(1, min(most_per_task, len(items) // (32 * threads)))  # small, so that all end at about one time
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         tasks = [client.submit(_run, os.getcwd(), work, chunk, pure=False) for chunk in chunks]
         try:
@@ -119,4 +120,5 @@ def _code() -> str:
 def _run(folder: str, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Run the items of a task; runs on a worker."""
     os.chdir(folder)
+    undo_dasks_setting()
     return [work(item) for item in items]
