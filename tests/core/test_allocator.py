@@ -65,15 +65,13 @@ def test_an_allocator_set_up_by_hand_is_left_alone(environment):
 @needs_glibc
 @pytest.mark.parametrize("threshold, undone", [("65536", True), ("70000", False)], ids=["Dask's", "the user's"])
 def test_what_dask_sets_for_its_workers_is_undone(threshold, undone):
-    def faults(call):
-        code = (
-            "import resource, numpy\nfrom twostream.core.allocator import undo_dasks_setting\n"
-            f"{call}\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-            "for _ in range(40):\n    numpy.ones(1 << 20).sum()\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
-        )
-        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": threshold}
-        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        return int(ran.stdout)
-
-    assert (faults("undo_dasks_setting()") < faults("") / 2) is undone
+    code = (
+        "import os, resource, numpy\nfrom twostream.core.allocator import undo_dasks_setting\n"
+        "undo_dasks_setting()\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(100):\n    numpy.ones(1 << 17).sum()\n"  # 256 pages, too few for a huge one
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, 'MALLOC_TRIM_THRESHOLD_' in os.environ)"
+    )
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": threshold}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    faults, is_set = ran.stdout.split()
+    assert (int(faults) < 100 * 256 / 2) is undone and (is_set == "False") is undone
