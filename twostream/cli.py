@@ -220,10 +220,11 @@ def _add_cache(commands: Any) -> None:
         "show what the cache of the stages holds, or remove what is old",
         "It lies beside DVC's own cache, which `dvc gc` cleans. What is removed is made again when it is needed.",
     )
-    age = "remove what no run has used for so many days"
-    parser.add_argument("--older-than", type=_above_zero, metavar="DAYS", help=age)
-    size = "remove the oldest files until so many gigabytes are left"
-    parser.add_argument("--max-size", type=_above_zero, metavar="GB", help=size)
+    for option, unit, text in (
+        ("--older-than", "DAYS", "remove what no run has used for so many days"),
+        ("--max-size", "GB", "remove the oldest files until so many gigabytes are left"),
+    ):
+        parser.add_argument(option, type=_above_zero, metavar=unit, help=text)
 
 
 def _cache(args: argparse.Namespace) -> None:
