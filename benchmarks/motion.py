@@ -3,8 +3,8 @@
     python benchmarks/motion.py --data fights=DIR arid6=DIR ucf101=DIR [--weights FILE] [--methods ...] [--seeds 0 1 2]
     python benchmarks/motion.py --data ... --write docs/flow.md   # the table of what was measured, into the page
 
-Every input goes through the same frozen I3D and a linear classifier, as in `profiles/folder-quick.yaml`, so that only
-the inputs differ. `codec` are the motion vectors in the video file itself, drawn as a field per frame. A seed draws the
+Every motion input goes through the same frozen I3D up to Mixed_4f and a linear classifier, as flow does in
+`profiles/folder-quick.yaml`, so that only the inputs differ. `codec` are the motion vectors in the video file itself, drawn as a field per frame. A seed draws the
 folds by which the classifier and the fusion are chosen. Clips, features and results are kept in `--work`: a killed run
 goes on, and inputs that have no result yet are listed as not measured.
 
@@ -160,7 +160,7 @@ class _DataSet:
         else:
             extract_flow(self._clips, videos, folder, self._settings(name), self._cache, workers)
         modality = "rgb" if name in (NONE, DIFFERENCE) else "flow"
-        stream = self._streams["spatial" if modality == "rgb" else "temporal"]
+        stream = self._streams["spatial" if name == NONE else "temporal"]  # one network for all kinds of motion
         if name == DIFFERENCE:
             stream = stream.model_copy(update={"input": "difference"})
         frozen = FrozenStream(method, stream, modality, self._runtime, self._cache)
@@ -261,7 +261,8 @@ def _table(work: Path) -> str:
         of = compare(systems, groups)
         alone = "" if method == NONE else f"{of.loc['motion', 'top-1']:.1f}"
         gain = of.loc["fused"]
-        points = f"{gain['difference']:+.1f} ({gain['difference low']:+.1f} to {gain['difference high']:+.1f})"
+        low, high = gain["difference low"], gain["difference high"]
+        points = f"{round(gain['difference'], 1) + 0.0:+.1f} ({low:+.1f} to {high:+.1f})"  # + 0.0: no "-0.0"
         seconds = f"{found[method]['seconds']:.2f}" if method not in (NONE, DIFFERENCE) else "0"
         lines.append(f"| {words} | {alone} | {gain['top-1']:.1f} | {'' if method == NONE else points} | {seconds} |")
     return "\n".join(lines)

@@ -33,7 +33,7 @@ _DEMO_BYTES = 0.22  # per pixel and frame of the generated videos, which are sma
 _CORE_SECONDS = {
     **{"tvl1 fast": 0.038, "tvl1 balanced": 0.067, "tvl1 accurate": 0.20, "farneback": 0.15, "dis": 0.08},
     **{"resnet18": 19, "resnet50": 12, "cnn3d_v1": 7.6, "cnn3d_v2": 4.6},
-    **{"flow3d": 0.93, "i3d": 4.3, "timm/tf_efficientnet_lite0": 3},
+    **{"flow3d": 0.93, "i3d": 4.3, "i3d_4f": 4.3, "timm/tf_efficientnet_lite0": 3},
 }
 
 _PROBED = 8  # videos of a folder that are decoded to estimate how long and how large they are

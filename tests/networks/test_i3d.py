@@ -131,6 +131,35 @@ def test_a_file_of_the_port_starts_another_number_of_classes(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_network_up_to_mixed_4f_loads_the_same_file_and_takes_the_maximum_over_space(tmp_path):
+    source = make(classes=400).network.eval()
+    path = str(saved(tmp_path / "rgb_imagenet.pt", source))
+    short = create_model("i3d_4f", modality="rgb", classes=400, frames=8, input_size=32, weights=path).eval()
+    assert short.new_parameters == ["network.logits.conv3d.weight", "network.logits.conv3d.bias"]
+    volume = torch.rand(1, 3, 16, 48, 32)
+    after_4f = []
+    source.Mixed_4f.register_forward_hook(lambda _, given, output: after_4f.append(output))
+    with torch.inference_mode():
+        source(volume)
+        pooled = functional.adaptive_max_pool3d(after_4f[0], (None, 1, 1))  # [1, 832, 4, 1, 1]
+        weights = torch.tensor([0.5, 1, 1, 0.5]) / 3  # of the mean of two-frame means
+        expected = functional.linear(
+            (pooled[..., 0, 0] * weights).sum(2),
+            short.network.logits.conv3d.weight.flatten(1),
+            short.network.logits.conv3d.bias,
+        )
+        torch.testing.assert_close(short.network(volume), expected, rtol=1e-4, atol=1e-5)
+    again = str(saved(tmp_path / "short.pt", short.network))
+    assert not create_model(
+        "i3d_4f", modality="rgb", classes=400, frames=8, input_size=32, weights=again
+    ).new_parameters
+    with pytest.raises(UserError, match="unknown .*Mixed_6"):
+        odd = {**source.state_dict(), "Mixed_6.weight": torch.zeros(1)}
+        torch.save(odd, tmp_path / "odd.pt")
+        create_model("i3d_4f", modality="rgb", classes=3, frames=8, input_size=32, weights=str(tmp_path / "odd.pt"))
+
+
+@pytest.mark.slow
 def test_flow_takes_flow_weights_unchanged_and_rgb_weights_averaged_for_codes_over_40(tmp_path):
     flow, rgb = make("flow").network, make("rgb").network
     taken = make("flow", weights=str(saved(tmp_path / "flow.pt", flow))).network.Conv3d_1a_7x7.conv3d.weight

@@ -505,6 +505,7 @@ LAST = {  # what `tune: last` trains
     "resnet18": "layer4.1 fc",
     "resnet50": "layer4.2 fc",
     "i3d": "Mixed_5c logits",
+    "i3d_4f": "Mixed_4f logits",
     "video/r3d_18": "layer4.1 fc",
     "video/s3d": "features.15 classifier.1",
     "video/swin3d_t": "features.6.1 norm head",

@@ -2,11 +2,16 @@
 
 Names of parameters and arithmetic are those of the PyTorch port whose weight files most projects pass around
 (`rgb_imagenet.pt`, `flow_imagenet.pt`, ...), so that these files load by their path.
+
+`i3d_4f` ends at the block Mixed_4f, and its classifier reads the maximum over space instead of the mean. Frozen, with
+RGB weights, it suits flow better than the whole network: motion covers a small part of the frame, and the last blocks
+are specialised to RGB (docs/accuracy.md).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -32,11 +37,13 @@ _MIXED = {
 class I3D(nn.Sequential):
     """12,697,264 parameters for 3 channels and 400 classes; trained on 64 frames of 224 pixels at 25 per second.
 
+    With `last`, the name of a block of `_MIXED`, it ends there and its head takes the maximum over space.
+
     Takes float32 `[B, C, L, H, W]` of any L, H and W, with values from -1 to 1, returns `[B, classes]`. It computes in
     `channels_last_3d`: 32 frames of 144 pixels take 0.58 s instead of 0.66 on two CPU threads.
     """
 
-    def __init__(self, channels: int, classes: int, dropout: float = 0.0):
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0, last: str = ""):
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             Conv3d_1a_7x7=Convolution(channels, 64, 7, stride=2),
             MaxPool3d_2a_3x3=SamePool((1, 3, 3), (1, 2, 2)),
@@ -52,7 +59,9 @@ class I3D(nn.Sequential):
                 layers["MaxPool3d_5a_2x2"] = SamePool((2, 2, 2), (2, 2, 2))
             layers[name] = Inception(width, outputs)
             width = outputs[0] + outputs[2] + outputs[4] + outputs[5]
-        layers["logits"] = Head(width, classes, dropout)
+            if name == last:
+                break
+        layers["logits"] = Head(width, classes, dropout, torch.amax if last else torch.mean)
         super().__init__(layers)
         self.to(memory_format=torch.channels_last_3d)
 
@@ -106,18 +115,20 @@ class SamePool(nn.Module):
 
 
 class Head(nn.Module):
-    """Mean over space and over each two successive time steps, dropout, a linear layer, mean of the logits over time.
+    """Pool over space, mean of each two successive time steps, dropout, a linear layer, mean of the logits over time.
 
-    The linear layer is a convolution, as in the weight files. A single time step (8 frames or fewer) is not averaged.
+    `pool` is `torch.mean` or `torch.amax`. The linear layer is a convolution, as in the weight files. A single time
+    step (8 frames or fewer) is not averaged.
     """
 
-    def __init__(self, channels: int, classes: int, dropout: float):
+    def __init__(self, channels: int, classes: int, dropout: float, pool: Callable[..., torch.Tensor] = torch.mean):
         super().__init__()
+        self.pool = pool
         self.dropout = nn.Dropout(dropout)
         self.conv3d = nn.Conv3d(channels, classes, 1)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        features = volume.mean((3, 4), keepdim=True)  # [B, C, T, 1, 1]
+        features = self.pool(volume, (3, 4), keepdim=True)  # [B, C, T, 1, 1]
         if features.shape[2] > 1:
             features = (features[:, :, :-1] + features[:, :, 1:]) / 2
         return self.conv3d(self.dropout(features)).mean((2, 3, 4))
@@ -136,7 +147,9 @@ def pad_same(volume: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, .
 
 
 def _build(name: str, channels: int, classes: int, dropout: float, _: int) -> BaseNetwork:
-    return BaseNetwork(I3D(channels, classes, dropout), ("Conv3d_1a_7x7.conv3d",), ("logits.conv3d",))
+    last, unused = ("Mixed_4f", ("Mixed_5b", "Mixed_5c")) if name == "i3d_4f" else ("", ())
+    network = I3D(channels, classes, dropout, last)
+    return BaseNetwork(network, ("Conv3d_1a_7x7.conv3d",), ("logits.conv3d",), unused)
 
 
 FLOW = {"method": "tvl1", "bound": 20.0}  # what the published flow weights were trained on

@@ -12,11 +12,12 @@ from torch.nn import functional
 
 
 class BaseNetwork(NamedTuple):
-    """A network as weight files know it, and its layers that depend on the data, by their names in a state dict."""
+    """A network as weight files know it, and layers by their names in a state dict."""
 
     network: nn.Module
     first_conv: tuple[str, ...]  # the convolutions that read the input; their shape follows the input's channels
     classifier: tuple[str, ...]  # the layers whose shape follows the number of classes
+    unused: tuple[str, ...] = ()  # layers that weight files have and this network lacks
 
 
 class Published(Protocol):

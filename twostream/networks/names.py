@@ -7,7 +7,8 @@ from pathlib import Path
 
 FIXED = ("motion_histogram",)  # nothing to learn but the last layer
 IMAGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-VOLUME = {"cnn3d_v1": "cnn3d", "cnn3d_v2": "cnn3d", "flow3d": "flow3d", "i3d": "i3d"}  # 3D networks and their modules
+# 3D networks and their modules.
+VOLUME = {"cnn3d_v1": "cnn3d", "cnn3d_v2": "cnn3d", "flow3d": "flow3d", "i3d": "i3d", "i3d_4f": "i3d"}
 VOLUME |= {name: name for name in FIXED}
 VIDEO = (
     *("video/r3d_18", "video/mc3_18", "video/r2plus1d_18", "video/s3d"),

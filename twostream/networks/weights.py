@@ -50,8 +50,11 @@ def _without_prefix(state: State, wanted: State) -> State:
 
 
 def _adapt(state: State, wanted: State, base: BaseNetwork, frame_channels: int, flow_gain: float) -> State:
-    """Return the state with the first convolution for the wanted channels, without a classifier of another size."""
-    state = dict(state)
+    """Return the state with the first convolution for the wanted channels, without what is unused or does not fit.
+
+    What does not fit is a classifier of another size.
+    """
+    state = {key: value for key, value in state.items() if key.partition(".")[0] not in base.unused}
     for key in (f"{name}.weight" for name in base.first_conv):
         have, want = (of[key].shape if key in of else torch.Size() for of in (state, wanted))
         if len(have) == len(want) >= 4 and have[0] == want[0] and have[2:] == want[2:] and have[1] != want[1]:

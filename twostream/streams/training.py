@@ -21,7 +21,7 @@ from twostream.core.device import device_of
 from twostream.core.files import is_intact
 from twostream.core.imports import import_closure
 from twostream.errors import UserError
-from twostream.networks.names import CHANNELS, HF, network_files
+from twostream.networks.names import CHANNELS, HF, module_of, network_files
 from twostream.params import Runtime
 from twostream.streams.config import HEAD_FILE, OUT_OF_FOLD_FILE
 from twostream.streams.features import FrozenStream, weights_identity
@@ -151,7 +151,7 @@ def _check_flow(task: Task) -> None:
         return
     config = read_json(file.with_name("config.json")) or {}
     known = config.get("extraction", {}) if config.get("modality") == "flow" else {}
-    if not config and task.stream.model == "i3d":
+    if not config and module_of(task.stream.model) == "i3d":
         from twostream.networks.i3d import FLOW
         from twostream.networks.weight_files import read_weights
 
