@@ -4,9 +4,9 @@
     python benchmarks/motion.py --data ... --write docs/flow.md   # the table of what was measured, into the page
 
 Every motion input goes through the same frozen I3D up to Mixed_4f and a linear classifier, as flow does in
-`profiles/folder-quick.yaml`, so that only the inputs differ. `codec` are the motion vectors in the video file itself, drawn as a field per frame. A seed draws the
-folds by which the classifier and the fusion are chosen. Clips, features and results are kept in `--work`: a killed run
-goes on, and inputs that have no result yet are listed as not measured.
+`profiles/folder-quick.yaml`, so that only the inputs differ. `codec` are the motion vectors in the video file itself,
+drawn as a field per frame. A seed draws the folds by which the classifier and the fusion are chosen. Clips, features
+and results are kept in `--work`: a killed run goes on, and inputs that have no result yet are listed as not measured.
 
 Intervals are for the difference to RGB alone on the same clips, from resamplings of groups. The seconds are those of
 one core to decode a clip and find its motion, without the network.

@@ -50,7 +50,7 @@ def spread(
     with _connect(scheduler()) as client:
         _check_workers(client)
         threads = max(1, sum(client.nthreads().values()))
-        size = max(1, min(most_per_task, len(items) // (32 * threads)))  # small, so that all end at about one time
+        size = max(1, min(most_per_task, len(items) // (128 * threads)))  # small, so that all end at about one time
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         tasks = [client.submit(_run, os.getcwd(), work, chunk, pure=False) for chunk in chunks]
         try:
