@@ -151,7 +151,7 @@ def _parameters(args: argparse.Namespace, name: str, seed: int) -> dict:
         if stream["weights"] != "none":
             if stream["model"] == "resnet50":  # of the notebooks
                 stream["model"] = NETWORK
-            stream["weights"] = kinetics if stream["model"] == "i3d" else f"data/weights/{args.weights.name}"
+            stream["weights"] = kinetics if stream["model"].startswith("i3d") else f"data/weights/{args.weights.name}"
     return values
 
 
