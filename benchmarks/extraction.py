@@ -117,10 +117,15 @@ def measure(
 
 @contextlib.contextmanager
 def _dask(workers: int) -> Iterator[None]:
-    """Let extraction use a Dask cluster of so many processes with a thread each."""
+    """Let extraction use a Dask cluster of so many processes with a thread each, set up as docs/cluster.md says."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as started:
+    quiet = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+    with (
+        dask.config.set(quiet),
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as started,
+    ):
         os.environ[cluster.VARIABLE] = started.scheduler_address
         try:
             yield
