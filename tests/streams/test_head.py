@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from twostream.clipstore import write_clip
 from twostream.core.cache import FileCache
@@ -20,7 +20,7 @@ from twostream.networks.registry import create_model
 from twostream.params import Runtime, Score, parse_params
 from twostream.streams import features
 from twostream.streams.frozen import feed_unit_length
-from twostream.streams.head import STRENGTHS, fit_head
+from twostream.streams.head import SHRINKAGES, fit_head, log_loss
 from twostream.streams.scoring import score_clips
 from twostream.streams.task import Task
 from twostream.streams.trained import TrainedStream
@@ -142,16 +142,44 @@ sys.exit("torch" in sys.modules)
             scores()
 
 
-def test_the_strength_is_chosen_across_groups_and_the_scaling_is_in_the_weights():
+def test_the_shrinkage_is_chosen_across_groups_and_the_classifier_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
-    labels, groups = rng.integers(0, 2, 60), np.arange(60) // 3
+    labels, groups = rng.integers(0, 3, 60), np.arange(60) // 3
     values = (rng.normal(size=(60, 8)) + labels[:, None] * np.arange(8) / 4).astype(np.float32) * 7 + 3
-    head = fit_head(values, labels, groups, 2, balanced=False, seed=0)
-    assert head.strength in STRENGTHS
-    scaled = (values - values.mean(0)) / np.sqrt(values.var(0).mean())
-    expected = LogisticRegression(C=head.strength, tol=1e-8).fit(scaled, labels).decision_function(scaled)
+    head = fit_head(values, labels, groups, 3, balanced=False, seed=0)
+    assert head.shrinkage in SHRINKAGES
+    # scikit-learn shrinks towards the mean variance within classes; here it is the mean of the total variance.
+    within = np.mean(
+        [(values - values[labels == k].mean(0))[labels == k].var(0) * (labels == k).sum() for k in range(3)]
+    )
+    odds = head.shrinkage / (1 - head.shrinkage) * values.var(0).mean() / (within * 3 / 60)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=odds / (1 + odds)).fit(values, labels)
     logits = head.logits(values)
-    assert np.abs(logits[:, 1] - logits[:, 0] - expected).max() < 0.01 * np.abs(expected).max()
+    differences = logits - logits[:, :1] - head.bias + head.bias[0]
+    expected = values @ (model.coef_ - model.coef_[:1]).T
+    ratio = (differences[:, 1:] / expected[:, 1:]).mean()
+    assert np.abs(differences - ratio * expected).max() < 1e-3 * np.abs(differences).max()
+    assert (logits.argmax(1) == model.predict(values)).mean() > 0.95
+
+
+def test_logits_are_calibrated_out_of_fold():
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 2, 200)
+    values = (rng.normal(size=(200, 150)) + labels[:, None] * 0.1).astype(np.float32)
+    head = fit_head(values, labels, np.arange(200), 2, balanced=False, seed=0)
+    losses = [log_loss(factor * head.out_of_fold, labels) for factor in (0.5, 0.7, 1, 1.4, 2)]
+    assert np.argmin(losses) == 2 and losses[2] < np.log(2)
+
+
+def test_few_clips_of_classes_that_share_factors_are_told_apart():
+    """Nine classes, a motion times a thing, with four clips each: what varies within a class is learnt from all."""
+    rng = np.random.default_rng(6)
+    labels = np.tile(np.arange(9), 10)
+    factors = np.concatenate([np.eye(3)[labels // 3], np.eye(3)[labels % 3]], axis=1) @ rng.normal(size=(6, 100))
+    nuisance = rng.normal(size=(90, 10)) @ rng.normal(size=(10, 100)) * 1.5
+    values = (factors + nuisance + 0.3 * rng.normal(size=(90, 100))).astype(np.float32)
+    head = fit_head(values[:36], labels[:36], np.arange(36), 9, balanced=False, seed=0)
+    assert (head.logits(values[36:]).argmax(1) == labels[36:]).mean() > 0.85
 
 
 def test_a_clip_is_not_scored_by_what_was_learnt_from_its_group():

@@ -125,11 +125,13 @@ def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, mo
     for subset, logits in (("train", head.logits(features)), ("val", head.out_of_fold)):
         row[f"{subset}_loss"] = round(log_loss(logits, labels), 6)
         row[f"{subset}_top1"] = round(float((logits.argmax(1) == labels).mean()), 6)
-    print(f"{task.name}: head of strength {head.strength:g}, {row['val_top1']:.1%} out of fold on {len(labels)} clips")
+    print(
+        f"{task.name}: head of shrinkage {head.shrinkage:g}, {row['val_top1']:.1%} out of fold on {len(labels)} clips"
+    )
     curves.update([row])
     logits_of = dict(zip(map(content_of, examples), head.out_of_fold.astype(float).round(6).tolist(), strict=True))
     contents = {
-        "history.json": _json([{**row, "strength": head.strength}]),
+        "history.json": _json([{**row, "shrinkage": head.shrinkage}]),
         "config.json": _json(_config(task, **frozen.facts(), key=key, features=frozen.key)),
         HEAD_FILE: save({"weight": head.weight, "bias": head.bias}),
         OUT_OF_FOLD_FILE: json.dumps(logits_of).encode(),
