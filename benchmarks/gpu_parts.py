@@ -209,6 +209,7 @@ def frozen_features(setup: Setup) -> Iterator[Row]:
     import torch
 
     from twostream.networks.registry import create_model
+    from twostream.streams.config import head_protocol
     from twostream.streams.frozen import compute_features
 
     size, frames, workers = setup.size(224, 32), setup.size(32, 8), setup.size(0, 1)
@@ -219,7 +220,8 @@ def frozen_features(setup: Setup) -> Iterator[Row]:
         model, expected = create_model("i3d", **options).eval(), None
         for device in ("cpu", setup.device):
             start = time.perf_counter()
-            args = settings, model.normalisation, torch.device(device), examples[: setup.size(None, 2)], workers
+            some, protocol = examples[: setup.size(None, 2)], head_protocol(settings.sampling, modality == "flow")
+            args = settings, protocol, model.normalisation, torch.device(device), some, workers
             features = np.stack(list(compute_features(model.to(device), *args)))
             row = {"network": "i3d", "modality": modality, "device": device}
             row["clips/s"] = len(features) / (time.perf_counter() - start)

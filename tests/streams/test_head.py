@@ -16,6 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from twostream.clipstore import write_clip
 from twostream.core.cache import FileCache
 from twostream.errors import UserError
+from twostream.flow.encoding import mirror_codes
 from twostream.networks.registry import create_model
 from twostream.params import Runtime, Score, parse_params
 from twostream.streams import features
@@ -100,6 +101,25 @@ def test_training_clips_are_scored_by_heads_that_have_not_seen_their_group(task,
     (history,) = json.loads((model / "history.json").read_text())
     labels = [example.label for example in [*task.train, *task.val]]
     assert history["val_top1"] == pytest.approx((np.argmax(out_of_fold, 1) == labels).mean())
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_head_on_flow_sees_clips_and_their_mirror_images_unless_flips_are_off(task, tmp_path, flip):
+    torch.manual_seed(0)
+    network = create_model("cnn3d_v2", modality="flow", classes=2, frames=4, input_size=16)
+    torch.save(network.network.state_dict(), tmp_path / "flow.pt")
+    augment = task.stream.augment.model_copy(update={"flip": flip})
+    stream = task.stream.model_copy(update={"weights": str(tmp_path / "flow.pt"), "augment": augment})
+    rng = np.random.default_rng(0)
+    fields = rng.integers(60, 200, (6, 20, 24, 2)).astype(np.uint8)
+    meta = {"modality": "flow", "settings": {"short_side": 20, "bound": 8.0, "method": "dis"}}
+    examples = []
+    for number, codes in enumerate((fields, mirror_codes(fields))):
+        write_clip(tmp_path / f"{number}.zip", list(codes), 100, meta)
+        examples.append(Example(f"a/{number}", tmp_path / f"{number}.zip", 0))
+    frozen = features.FrozenStream("v2", stream, "flow", RUNTIME, FileCache(tmp_path / "cache", None))
+    clip, mirrored = frozen.features(examples)
+    assert np.allclose(clip, mirrored, rtol=1e-3, atol=1e-4) == flip  # JPEG is not symmetric
 
 
 def test_seeds_splits_and_other_clips_share_features_and_the_networks_file(task, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ class StreamConfig(Section):
     extraction: dict[str, Any]
     key: str = ""  # of the training in the cache
     architecture: dict[str, Any] | None = None  # of a network of `transformers`
+    mirrored: bool = False  # of a head: it sees the mean of the features of a clip and of its mirror image
     features: str = ""  # of a head: key of its network's features in the cache; "" if the network was trained
 
     @model_validator(mode="after")
@@ -53,12 +54,12 @@ class StreamConfig(Section):
 
     def protocol(self, score: Score) -> Score:
         """Return the protocol by which the stream scores clips: `score`, except for a head."""
-        return head_protocol(self.sampling) if self.features else score
+        return head_protocol(self.sampling, self.mirrored) if self.features else score
 
 
-def head_protocol(sampling: Sampling) -> Score:
+def head_protocol(sampling: Sampling, mirrored: bool) -> Score:
     """Return the views of which a head sees the mean features, to learn and to predict: the stream's segments."""
-    return Score(segments=sampling.segments, crops=1, flip=False)
+    return Score(segments=sampling.segments, crops=1, flip=mirrored)
 
 
 def read_config(folder: Path) -> StreamConfig:

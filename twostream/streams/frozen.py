@@ -18,7 +18,7 @@ from torch.nn import functional
 from twostream.core.allocator import keep_freed_memory
 from twostream.errors import UserError
 from twostream.networks.registry import SegmentConsensus
-from twostream.streams.config import head_protocol
+from twostream.params import Score
 from twostream.streams.gpu import memory_as_user_error, mixed_precision
 from twostream.streams.network import NetworkSettings
 from twostream.views.batches import batches
@@ -33,6 +33,7 @@ _VIEWS_AT_ONCE = 16  # bounds memory whatever the number of views
 def compute_features(
     model: SegmentConsensus,
     settings: NetworkSettings,
+    protocol: Score,
     normalisation: dict[str, list[float]],
     device: torch.device,
     examples: Sequence[Example],
@@ -40,12 +41,13 @@ def compute_features(
 ) -> Iterator[np.ndarray]:
     """Yield the features of each clip, float32 [F], in order.
 
-    The features are the mean over the views of :func:`config.head_protocol`. A linear classifier on them gives the mean
-    of its logits over these views, because it commutes with a mean. On a CPU one clip at a time: its features then do
+    The features are the mean over views. A linear classifier on them gives the mean of its logits over these views,
+    because it commutes with a mean. On a CPU one clip at a time: its features then do
     not depend on which other clips are computed with it.
 
     Args:
         model: in evaluation mode, on `device`.
+        protocol: of :func:`config.head_protocol`; it says what the views are.
         normalisation: of the network's input; a model folder has its own copy.
         workers: as for :func:`views.batches.batches`.
     """
@@ -53,7 +55,7 @@ def compute_features(
     layer = classifier_layer(model)
     # First: a head has a hook of its own there.
     hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]), prepend=True)
-    protocol, open_clip = head_protocol(settings.sampling), opener(settings.input)
+    open_clip = opener(settings.input)
     views = ScoringViews(list(examples), settings.sampling, protocol, settings.size, settings.demean, open_clip)
     batch_size = 1 if device.type == "cpu" else 16
     try:

@@ -14,7 +14,7 @@ from twostream.core.device import device_of
 from twostream.errors import UserError
 from twostream.networks.weight_files import read_weights
 from twostream.params import Score
-from twostream.streams.config import HEAD_FILE, read_config
+from twostream.streams.config import HEAD_FILE, head_protocol, read_config
 from twostream.streams.frozen import compute_features, load_head
 from twostream.streams.gpu import memory_as_user_error, mixed_precision, prefer_channels_last
 from twostream.streams.network import build_network
@@ -80,7 +80,8 @@ class TrainedStream:
     def features(self, examples: list[Example], workers: int | None) -> Iterator[np.ndarray]:
         """Yield what enters the classifier for each clip, as :func:`frozen.compute_features`."""
         settings, normalisation = self._settings, self.config["normalisation"]
-        return compute_features(self.model, settings, normalisation, self.device, examples, workers)
+        protocol = head_protocol(settings.sampling, settings.mirrored)
+        return compute_features(self.model, settings, protocol, normalisation, self.device, examples, workers)
 
     def score(self, examples: list[Example], score: Score, workers: int | None) -> Iterator[np.ndarray]:
         """Yield the mean logits over the views of each clip, float32 [classes], in order.

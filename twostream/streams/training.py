@@ -132,7 +132,7 @@ def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, mo
     logits_of = dict(zip(map(content_of, examples), head.out_of_fold.astype(float).round(6).tolist(), strict=True))
     contents = {
         "history.json": _json([{**row, "shrinkage": head.shrinkage}]),
-        "config.json": _json(_config(task, **frozen.facts(), key=key, features=frozen.key)),
+        "config.json": _json(_config(task, **frozen.facts(), key=key, features=frozen.key, mirrored=frozen.mirrored)),
         HEAD_FILE: save({"weight": head.weight, "bias": head.bias}),
         OUT_OF_FOLD_FILE: json.dumps(logits_of).encode(),
     }
@@ -342,7 +342,7 @@ def _config(
     task: Task,
     source: dict[str, str | None],
     normalisation: dict[str, list[float]],
-    **keys: str,
+    **keys: Any,
 ) -> dict[str, Any]:
     more: dict[str, Any] = {"licence": source["licence"]} if source["licence"] else {}
     if task.stream.input != "frames":
