@@ -326,8 +326,8 @@ def _time(params: Params, size: DatasetSize) -> Check:
     for name in (*params.train.rgb, *params.train.flow):
         stream = params.streams[name]
         views = stream.epochs * size.clips * size.train * len(params.dataset.splits)
-        if stream.tune == "head":  # every clip once, and forward alone: a third of a training step
-            views = size.clips / 3
+        if stream.tune == "head":  # every clip once, flow also mirrored, and forward alone: a third of a training step
+            views = size.clips / 3 * (2 if name in params.train.flow and stream.augment.flip else 1)
         # A 2D network sees the frames of a segment as the channels of one image.
         depth = stream.sampling.frames if stream.model in (*VOLUME, *VIDEO) else 1
         work[name] = stream.model, views * stream.sampling.segments * depth * stream.size**2, cores()
