@@ -52,6 +52,7 @@ def test_segments_lead_to_a_model_that_finds_them(tmp_path, demo_values):
     assert code == 0 and "data/tables/export.csv: " in output, output
     head = {"model": "motion_histogram", "weights": "none", "tune": "head", "size": 32}
     head["sampling"] = {"mode": "uniform", "segments": 1, "frames": 12}
+    head["augment"] = {"flip": False}  # the classes differ by left and right
     dataset = {"source": str(video.parent), "table": "data/tables/export.csv", "background": "still"}
     project.set({"dataset": dataset, "streams": {"flow3d": head}, "fusion": {"method": "weighted"}})
     project.repro()
