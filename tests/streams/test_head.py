@@ -134,6 +134,13 @@ def test_seeds_splits_and_other_clips_share_features_and_the_networks_file(task,
     assert (first / "head.safetensors").read_bytes() != (second / "head.safetensors").read_bytes()
 
 
+def test_weights_that_are_not_numbers_are_one_line(task, tmp_path):
+    state = torch.load(task.stream.weights)
+    torch.save({name: value * float("nan") for name, value in state.items()}, task.stream.weights)
+    with pytest.raises(UserError, match=r"streams\.v2\.weights: with .*start\.pt cnn3d_v2 gives features that are not"):
+        _train(task, tmp_path)
+
+
 def test_one_more_clip_is_one_more_look_of_the_network(task, tmp_path, capsys):
     _train(task, tmp_path)
     more = dataclasses.replace(task, train=[*task.train, *_clips(tmp_path / "more", 1, 5)], groups=(*task.groups, "h"))

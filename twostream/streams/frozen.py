@@ -42,8 +42,8 @@ def compute_features(
     """Yield the features of each clip, float32 [F], in order.
 
     The features are the mean over views. A linear classifier on them gives the mean of its logits over these views,
-    because it commutes with a mean. On a CPU one clip at a time: its features then do
-    not depend on which other clips are computed with it.
+    because it commutes with a mean. On a CPU one clip at a time: its features then do not depend on which other clips
+    are computed with it.
 
     Args:
         model: in evaluation mode, on `device`.

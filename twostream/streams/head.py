@@ -1,10 +1,11 @@
 """A linear classifier on the features of a frozen network, and its logits for training clips that it has not seen.
 
-The classifier is a linear discriminant analysis: all classes are normal with one covariance, which is shrunk towards a
-multiple of the identity (Friedman 1989, Regularized Discriminant Analysis). What varies within the classes, such as the
-object where classes are motions, thus counts less, and is learnt from all of them: with six clips per class it is far
-better than a logistic regression, with 75 as good (docs/accuracy.md). The shrinkage, and a scale that calibrates the
-logits, are chosen by cross-validation over the groups of the training clips: no group is on both sides of a fold.
+The classifier is a linear discriminant analysis: it models the features of each class as a normal distribution, with
+one covariance for all classes, which is shrunk towards a multiple of the identity (Friedman 1989, Regularized
+Discriminant Analysis). Directions in which clips of one class differ thus count less, and they are learnt from the
+clips of all classes: with six clips per class this is far better than a logistic regression, with 75 as good
+(docs/accuracy.md). The shrinkage, and a scale that calibrates the logits, are chosen by cross-validation over the
+groups of the training clips: no group is on both sides of a fold.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHRINKAGES = tuple(float(f"{odds / (1 + odds):.3g}") for odds in 10.0 ** np.arange(-3, 1.6, 0.5))  # 0.001 to 0.969
+# Factors on the logits: those of few clips in many dimensions are too large.
 SCALES = tuple(float(scale) for scale in 2.0 ** np.arange(-8, 2.1, 0.5))
 FOLDS = 5
 _ABSENT = 10.0  # a class without training clips has logits this much below the lowest bias
@@ -28,7 +30,7 @@ class Head(NamedTuple):
     Attributes:
         weight: float32 [C, F].
         bias: float32 [C].
-        shrinkage: the chosen one, 0 to 1.
+        shrinkage: the chosen share of the identity in the covariance, 0 to 1.
         out_of_fold: float32 [N, C], the logits of each training clip by a classifier without its group.
     """
 

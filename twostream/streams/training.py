@@ -118,6 +118,11 @@ def _train_head(task: Task, frozen: FrozenStream, key: str, cache: FileCache, mo
 
     examples = [*task.train, *task.val]
     features = frozen.features(examples)
+    if not np.isfinite(features).all():
+        raise UserError(
+            f"streams.{task.name}.weights: with {task.stream.weights} {task.stream.model} gives features that are not "
+            "numbers; fetch the file again, or take other weights"
+        )
     labels = np.array([example.label for example in examples])
     balanced = task.stream.balance != "none"
     head = fit_head(features, labels, np.array(task.groups), len(task.classes), balanced=balanced, seed=task.seed)
