@@ -113,8 +113,8 @@ def _fit(
     values = features.astype(np.float64)
     mean = values.mean(0)
     # N clips span N dimensions at most, and a rotation changes nothing: the covariance is N by N instead of F by F.
-    left, lengths, axes = np.linalg.svd(values - mean, full_matrices=False)
-    rotated = left * lengths
+    axes, coordinates = np.linalg.qr((values - mean).T)
+    rotated = coordinates.T
     known, index = np.unique(labels, return_inverse=True)
     absent = np.setdiff1d(np.arange(classes), known)
     means = np.stack([rotated[index == number].mean(0) for number in range(len(known))])
@@ -127,7 +127,7 @@ def _fit(
         weight, bias = np.zeros((classes, values.shape[1])), np.zeros(classes)
         precision = directions / ((1 - shrinkage) * variances + shrinkage * identity) @ directions.T
         towards = means @ precision
-        weight[known] = towards @ axes
+        weight[known] = towards @ axes.T
         bias[known] = log_priors - (towards * means).sum(1) / 2 - weight[known] @ mean
         bias[absent] = (weight[known] @ mean + bias[known]).min() - _ABSENT  # below the logits of the mean clip
         fits.append((weight.astype(np.float32), bias.astype(np.float32)))
