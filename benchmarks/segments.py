@@ -1,6 +1,7 @@
 """Measure the way from annotated segments of a long video to a trained model and back, on a video that this makes.
 
-    python benchmarks/segments.py [--clips 60] [--minutes 10] [--weights FILE ...] [--set KEY=VALUE] [--work segments]
+    python benchmarks/segments.py [--clips 60] [--minutes 10] [--seed 0] [--weights FILE ...] [--set KEY=VALUE]
+        [--work segments]
 
 The video shows clips of the demo data set with gaps between them: noise, still frames of other clips, or grey. Its
 Label Studio export goes through the three commands of docs/segments.md in a project of its own. The output is F1 of
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="From annotated segments to a model and back.")
     parser.add_argument("--clips", type=positive, default=60, help="clips in the video (60)")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the video (10)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the clips, their order and the gaps (0)")
     parser.add_argument("--weights", type=Path, nargs="+", default=[], help="weight files to put into data/weights/")
     change = "change a value of the profile, such as streams.spatial.weights=data/weights/i3d.safetensors"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
@@ -53,7 +55,7 @@ def _run(args: argparse.Namespace) -> None:
         link = work / "data/weights" / weights.name
         if not link.exists():
             link.symlink_to(weights.resolve(strict=True))
-    truth = make_video(video, export, args.clips, args.minutes)
+    truth = make_video(video, export, args.clips, args.minutes, args.seed)
     out = work / "predicted.ls.json"
     commands = {
         "import": [
@@ -79,10 +81,10 @@ def _run(args: argparse.Namespace) -> None:
     print(f"the whole video: {event_scores([(truth, predicted)])}")
 
 
-def make_video(video: Path, export: Path, clips: int, minutes: float) -> list[Event]:
+def make_video(video: Path, export: Path, clips: int, minutes: float, seed: int) -> list[Event]:
     """Write a video of demo clips with gaps and its Label Studio export, and return the true events."""
-    rng = np.random.default_rng(0)
-    settings = Demo(groups=12, takes=2, frames=30, width=SIZE[0], height=SIZE[1], seed=0)
+    rng = np.random.default_rng(seed)
+    settings = Demo(groups=12, takes=2, frames=30, width=SIZE[0], height=SIZE[1], seed=seed)
     names = [(motion, thing) for motion in demo_set.MOTIONS for thing in demo_set.THINGS]
     shots = []
     for number in range(clips):

@@ -47,12 +47,29 @@ def test_events_start_and_end_where_they_do_in_the_video():
 
 
 def test_an_event_can_be_at_the_edge_and_needs_one_high_value():
-    values = np.array([[0.9, 0.1, 0], [0.5, 0.5, 0], [0.1, 0.45, 0.45], [0.1, 0.3, 0.6]])
+    values = np.array([[0.9, 0.1, 0], [0.5, 0.1, 0.4], [0.05, 0.05, 0.9], [0.3, 0.4, 0.3]])
     one = Curves(np.array([1.0, 2.0, 3.0, 4.0]), values, 0.0, 5.0)
-    found = find_events(one, CLASSES, EventSettings(high=0.8, low=0.3, background="nothing"))
+    found = find_events(one, CLASSES, EventSettings(high=0.8, low=0.35, background="nothing"))
     assert found == [Event(0.0, pytest.approx(2.5), "wave", 0.9)]
-    whole = find_events(one, CLASSES, EventSettings(high=0.5, low=0.3, background=""))
-    assert {event.label for event in whole} == set(CLASSES) and whole[-1].end == 5.0
+    found = find_events(one, CLASSES, EventSettings(high=0.6, low=0.35, background="nothing"))
+    assert found[1:] == [Event(pytest.approx(3 + 0.25 / 0.6), 5.0, "jump", 0.4)]
+
+
+def test_without_a_background_the_most_probable_class_counts():
+    values = np.array([[0.9, 0.1, 0], [0.4, 0.3, 0.3], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
+    one = Curves(np.array([1.0, 2.0, 3.0, 4.0]), values, 0.0, 5.0)
+    found = find_events(one, CLASSES, EventSettings(high=0.6, low=0.5))
+    assert [(event.label, event.confidence) for event in found] == [("wave", 0.9), ("nothing", 0.8)]
+    assert found[0].end < found[1].start
+    whole = find_events(one, CLASSES, EventSettings(high=0.6, low=0.3))
+    assert [event.label for event in whole] == ["wave", "nothing"] and whole[0].end == whole[1].start
+
+
+def test_an_event_has_the_class_of_most_windows_and_one_unsure_window_does_not_split_it():
+    windows = [[0, 0, 1], [0.6, 0.3, 0.1], [0.4, 0.55, 0.05], [0.7, 0.2, 0.1], [0, 0, 1]]
+    one = Curves(np.arange(5.0), np.array(windows), 0.0, 4.0)
+    found = find_events(one, CLASSES, EventSettings(background="nothing"))
+    assert [(event.label, event.confidence) for event in found] == [("wave", 0.7)]
 
 
 def test_a_short_dip_above_the_low_threshold_does_not_split_an_event():

@@ -1,9 +1,10 @@
 """Events: where in a video a class is seen. From the probabilities of windows, and compared with true events.
 
 Windows of equal length overlap by half. When the middle of a window crosses the edge of an event, half of the window
-shows it, so that its probability, drawn over the middles of the windows, is about half way between its values outside
-and inside. An event is where this curve, interpolated linearly, is above a low threshold without a break, if it
-somewhere is above a high one (hysteresis: Canny 1986, section 6, there for edges).
+shows it, so that the probability that anything is seen, drawn over the middles of the windows, is about half way
+between its values outside and inside. Something is seen where this curve, interpolated linearly, is above a low
+threshold without a break, if it somewhere is above a high one (hysteresis: Canny 1986, section 6, there for edges).
+Such a span is one event, of the class with the largest sum of probabilities, or several where the class changes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ IOU = 0.5  # intersection over union from which a predicted event is a true one
 USUAL_HIGH, USUAL_LOW = 0.6, 0.4  # without validation videos that are annotated in time
 COLUMNS = ["split", "path", "from", "to", "kind", "start", "end", "class", "confidence"]  # of tables of events
 _SHORTEST_S, _LONGEST_S = 0.3, 10.0  # of a window
+_CHANGE = 0.75  # what a change of the class inside an event must add to the sum of the windows' probabilities
 _HIGHS = np.arange(0.3, 0.96, 0.05)
 _LOWS = np.arange(0.1, 0.76, 0.05)
 
 
 class Event(NamedTuple):
-    """A class in a span of time, in seconds; of a prediction, the highest probability in it."""
+    """A class in a span of time, in seconds; `confidence` of a prediction is its highest probability there."""
 
     start: float
     end: float
@@ -45,7 +47,7 @@ class EventSettings:
     Attributes:
         window: seconds of a window; 0: unknown.
         high, low: the thresholds.
-        background: the class of which no events are made; "": none.
+        background: the class of which no events are made; "": there is none.
         chosen: whether the thresholds were chosen on validation videos.
     """
 
@@ -66,17 +68,47 @@ class Curves(NamedTuple):
 
 
 def find_events(curves: Curves, classes: Sequence[str], settings: EventSettings) -> list[Event]:
-    """Return the events of all classes but the background, by their start."""
+    """Return the events by their start; no two of them overlap.
+
+    Something is seen as far as the classes other than the background are probable together. Without a background they
+    always are, so then the most probable one counts.
+    """
+    labels = [label for label in classes if label != settings.background]
+    values = curves.probabilities[:, [label != settings.background for label in classes]]
+    seen = values.sum(axis=1) if len(labels) < len(classes) else values.max(axis=1)
     events = []
-    for column, label in enumerate(classes):
-        if label != settings.background:
-            spans = _above(curves, curves.probabilities[:, column], settings.high, settings.low)
-            events += [Event(start, end, label, peak) for start, end, peak in spans]
-    return sorted(events)
+    for start, end in _above(curves, seen, settings.high, settings.low):
+        rows = np.flatnonzero((curves.middles >= start) & (curves.middles <= end))
+        columns = _best_sequence(values[rows])
+        changes = np.flatnonzero(np.diff(columns)) + 1
+        edges = [start]
+        for old, new, row in zip(columns[changes - 1], columns[changes], rows[changes], strict=True):
+            edges.append(_crossing(curves.middles, values[:, new] - values[:, old], row - 1, 0.0))
+        for run, first, last in zip(np.split(rows, changes), edges, [*edges[1:], end], strict=True):
+            column = columns[run[0] - rows[0]]
+            events.append(Event(first, last, labels[column], float(values[run, column].max())))
+    return events
 
 
-def _above(curves: Curves, values: np.ndarray, high: float, low: float) -> list[tuple[float, float, float]]:
-    """Return start, end and peak of each stretch in which the interpolated values are above `low`, if the peak is high.
+def _best_sequence(values: np.ndarray) -> np.ndarray:
+    """Return which column [K] to take in each row of `values` [K, A].
+
+    The sum of the values that are taken, less :data:`_CHANGE` for each change of the column, is the largest one. It is
+    found by dynamic programming (Viterbi 1967).
+    """
+    total, before = values[0], []
+    for row in values[1:]:
+        best = total.argmax()
+        before.append(np.where(total >= total[best] - _CHANGE, np.arange(len(total)), best))
+        total = np.maximum(total, total[best] - _CHANGE) + row
+    path = [total.argmax()]
+    for columns in reversed(before):
+        path.append(columns[path[-1]])
+    return np.array(path[::-1])
+
+
+def _above(curves: Curves, values: np.ndarray, high: float, low: float) -> list[tuple[float, float]]:
+    """Return start and end of each stretch in which the interpolated values are above `low`, if one is above `high`.
 
     Before the first middle and after the last, the value is constant.
     """
@@ -86,19 +118,19 @@ def _above(curves: Curves, values: np.ndarray, high: float, low: float) -> list[
     found = []
     for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1) if inside.size else []:
         first, last = run[0], run[-1]
-        peak = float(values[run].max())
-        if peak < high:
+        if values[run].max() < high:
             continue
         start = times[first] if first == 0 else _crossing(times, values, first - 1, low)
         end = times[last] if last == len(times) - 1 else _crossing(times, values, last, low)
         if end > start:
-            found.append((float(start), float(end), peak))
+            found.append((float(start), float(end)))
     return found
 
 
 def _crossing(times: np.ndarray, values: np.ndarray, before: int, level: float) -> float:
-    """Return when the line from one value to the next is at `level`."""
-    share = (level - values[before]) / (values[before + 1] - values[before])
+    """Return when the line from one value to the next is at `level`, or the nearer end of the line to it."""
+    rise = values[before + 1] - values[before]
+    share = float(np.clip((level - values[before]) / rise, 0, 1)) if rise else 0.5
     return float(times[before] + share * (times[before + 1] - times[before]))
 
 
