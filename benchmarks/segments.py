@@ -48,6 +48,8 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.seed < 0:
+        raise UserError("--seed: give 0 or more")
     work = args.work.resolve()
     video, export = work / "videos" / "long.mp4", work / "export.json"
     copy_project(work)
